@@ -1,0 +1,92 @@
+"""`latentface <command>`: a name, a config dataclass, a function. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from latentface import options
+from latentface.errors import LatentFaceError
+
+
+class Command(NamedTuple):
+    """Where a command lives. `function(config)` may return an exit code; anything else it returns means success."""
+
+    group: str
+    summary: str
+    module: str
+    config: str
+    function: str
+
+
+COMMANDS = {
+    "demo": Command(
+        "Start", "draw, encode, train, detect: all in a few minutes", "latentface.apps.demo", "DemoConfig", "run"
+    ),
+    "encode": Command("Data", "photographs -> a dataset of latents", "latentface.data.encode", "EncodeConfig", "run"),
+    "train": Command("Train", "latents -> weights", "latentface.training.loop", "TrainConfig", "train"),
+    "evaluate": Command(
+        "Train",
+        "AP of weights on a dataset, or of prediction files",
+        "latentface.inference.evaluate",
+        "EvaluateConfig",
+        "run",
+    ),
+    "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 when all went well, 2 for a mistake that one line explains, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except LatentFaceError as error:
+        if debug:
+            raise
+        print(f"latentface: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("latentface: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `latentface ... | head`
+        sys.stderr.close()
+        return 141
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from latentface import __version__
+
+        print(f"latentface {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise LatentFaceError(f"no command {name!r}; {hint}")
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    config = options.parse(getattr(module, command.config), words[1:], f"latentface {name}")
+    outcome = getattr(module, command.function)(config)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _overview() -> str:
+    lines = ["latentface: faces straight from the latents of learned image codecs", ""]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"{group}:")
+        lines += [f"  {name:<10}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
+    return "\n".join([*lines, "", "latentface <command> --help explains each; --debug shows where an error arose."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

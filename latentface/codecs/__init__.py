@@ -1,0 +1,39 @@
+"""Picture <-> latent. Codecs know nothing of faces."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentface.errors import LatentFaceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from latentface.codecs.base import Codec
+
+CODECS = ("dct", "jpegai")
+
+
+def open_codec(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Codec:
+    """A codec by name; `weights` is the folder that `jpegai` reads its networks from, `device` where they run.
+
+    Raises LatentFaceError for an unknown name, and where the codec's weights are missing.
+    """
+    if name == "dct":
+        from latentface.codecs.dct import DctCodec
+
+        return DctCodec()
+    if name == "jpegai":
+        if weights is None:
+            raise LatentFaceError(
+                "codec jpegai needs --codec_weights DIR, the folder with encoder_Y_0.002.pth and its companions or a "
+                "checkout of the JPEG AI reference software that contains it"
+            )
+        from latentface.codecs.jpegai import JpegAiCodec
+
+        return JpegAiCodec(weights, device)
+    near = difflib.get_close_matches(name, CODECS, n=1)
+    suggestion = f"did you mean {near[0]}?" if near else f"choose from {', '.join(CODECS)}"
+    raise LatentFaceError(f"unknown codec {name!r}; {suggestion}")

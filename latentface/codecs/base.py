@@ -1,0 +1,134 @@
+"""What every codec offers, and what a latent is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from latentface.errors import LatentFaceError
+
+RATES = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
+
+# ITU-R BT.709, full range: rows Y, Cb, Cr over columns R, G, B. Grey has Cb = Cr = 0.
+RGB_TO_YCBCR = np.array(
+    [
+        [0.2126, 0.7152, 0.0722],
+        [-0.2126 / 1.8556, -0.7152 / 1.8556, (1 - 0.0722) / 1.8556],
+        [(1 - 0.2126) / 1.5748, -0.7152 / 1.5748, -0.0722 / 1.5748],
+    ]
+)
+YCBCR_TO_RGB = np.linalg.inv(RGB_TO_YCBCR)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The array a codec's decoder would read, and what it is.
+
+    `array` is float32 [C, h, w], after quantisation. The *picture* is the coded frame, `stride * w` x `stride * h`
+    pixels; a point of the photograph lies at `(scale_x * x, scale_y * y)` in it, with padding on the right and at
+    the bottom only.
+    """
+
+    array: np.ndarray
+    codec: str
+    rate: int  # 75 in latent_75.npy
+    model_index: int | None  # which of the codec's networks made it; None where that is unknown
+    step: float | None  # quantisation step in units of `array`; None: not quantised
+    bpp: float  # bits per pixel of the photograph as coded (without padding)
+    source_width: int  # the photograph before scaling and padding, pixels
+    source_height: int
+    exact: bool  # False: an approximation of what the real codec would write
+    scale_x: float = 1.0  # picture pixels per source pixel
+    scale_y: float = 1.0
+    pad_right: int = 0  # picture pixels
+    pad_bottom: int = 0
+    stride: int = 16  # picture pixels per cell
+
+
+class Codec(Protocol):
+    """A picture becomes a latent and a latent a picture."""
+
+    name: str
+    stride: int
+
+    def encode(self, rgb: np.ndarray, rate: int) -> Latent:
+        """uint8 [H, W, 3] -> Latent of [C, ceil(H / stride), ceil(W / stride)].
+
+        Sides that are no multiple of the stride are padded by repeating the last row and column.
+        Raises LatentFaceError for a rate that the codec does not know or an array that is no RGB picture.
+        """
+        ...
+
+    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int]) -> list[Latent]:
+        """The same for several rates, sharing the work that does not depend on the rate."""
+        ...
+
+    def usual_model(self, rate: int) -> int | None:
+        """The model index that the codec takes for a rate unless told otherwise; None for a rate it does not know."""
+        ...
+
+    def decode(self, latent: Latent) -> np.ndarray:
+        """Latent -> uint8 [H, W, 3], the padding cut off."""
+        ...
+
+
+def check_rgb(rgb: np.ndarray) -> None:
+    """Raises LatentFaceError unless the array is uint8 [H, W, 3] with at least one pixel."""
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        found = f"{rgb.dtype} {list(rgb.shape)}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        raise LatentFaceError(f"not an RGB picture: expected uint8 [height, width, 3], found {found}; convert it first")
+
+
+def check_latent(latent: Latent, codec: str, channels: int) -> None:
+    """Raises LatentFaceError unless the latent is this codec's and has its number of channels."""
+    if latent.codec != codec:
+        raise LatentFaceError(f"a latent of codec {latent.codec!r} cannot be decoded by {codec!r}; open its own codec")
+    if latent.array.ndim != 3 or latent.array.shape[0] != channels:
+        raise LatentFaceError(
+            f"a {codec} latent is [{channels}, h, w], found {list(latent.array.shape)}; hand over one latent at a time"
+        )
+
+
+def pad_to_stride(rgb: np.ndarray, stride: int) -> tuple[np.ndarray, int, int]:
+    """[H, W, 3] -> the picture with its last row and column repeated up to the stride, pad_right, pad_bottom."""
+    height, width = rgb.shape[:2]
+    pad_right, pad_bottom = -width % stride, -height % stride
+    return np.pad(rgb, ((0, pad_bottom), (0, pad_right), (0, 0)), mode="edge"), pad_right, pad_bottom
+
+
+def crop_padding(rgb: np.ndarray, latent: Latent) -> np.ndarray:
+    """Undoes `pad_to_stride` on the decoded picture [stride * h, stride * w, 3]."""
+    height, width = rgb.shape[:2]
+    return np.ascontiguousarray(rgb[: height - latent.pad_bottom, : width - latent.pad_right])
+
+
+def rgb_to_ycbcr(rgb: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> float32 [3, H, W]: Y in 0..255, Cb and Cr in -127.5..127.5 (BT.709, full range)."""
+    height, width = rgb.shape[:2]
+    pixels = rgb.reshape(-1, 3).T.astype(np.float32)  # [3, H * W]
+    return (RGB_TO_YCBCR.astype(np.float32) @ pixels).reshape(3, height, width)
+
+
+def ycbcr_to_rgb(planes: np.ndarray) -> np.ndarray:
+    """float [3, H, W] as `rgb_to_ycbcr` gives it -> uint8 [H, W, 3], rounded and clipped to 0..255."""
+    height, width = planes.shape[1:]
+    pixels = YCBCR_TO_RGB.astype(np.float32) @ planes.reshape(3, -1)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8).T.reshape(height, width, 3)
+
+
+def entropy_bits(symbols: np.ndarray, *, is_sorted: bool = False) -> float:
+    """[C, n] quantised values -> bits of an ideal coder that knows every channel's own histogram (zero order).
+
+    n log2 n - sum over distinct values of count log2 count, added up over the channels. Sorting makes equal values
+    neighbours, so counts are run lengths and the range of the values costs nothing; `is_sorted` says that every
+    channel is in ascending order already.
+    """
+    channels, length = symbols.shape
+    ordered = symbols if is_sorted else np.sort(symbols, axis=1)
+    starts = np.ones((channels, length), bool)  # where a run of equal values begins; a channel always begins one
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=starts[:, 1:])
+    counts = np.diff(np.flatnonzero(starts), append=channels * length).astype(np.float64)
+    return float(channels * length * np.log2(length) - np.sum(counts * np.log2(counts)))

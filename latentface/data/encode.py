@@ -1,0 +1,190 @@
+"""Photographs and labels -> the documented tree of latents.
+
+    OUT/latent/<base name>/latent_<rate>.npy    float32 [C, size / stride, size / stride]
+    OUT/labels.txt                              in pixels of the coded picture
+    OUT/latents.jsonl                           see `manifest.py`
+
+Every picture is a square of `size` pixels; labels are clipped to the photograph in it. Labels belong to photographs
+as displayed, with their EXIF orientation applied. A picture is done once its row is in the manifest and its files are
+there, so a run that was stopped continues where it was. With `crops`, `<base name>__crop<k>` holds the k-th random
+square of a photograph: learned latents cannot be mirrored or resized, so augmented copies are made beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentface.codecs import open_codec
+from latentface.codecs.base import RATES, Codec
+from latentface.data.encode_tree import EncodeSummary, Tree
+from latentface.data.encode_worker import CodecFactory, Outcome, run_tasks
+from latentface.data.files import base_name, name_problem
+from latentface.data.labels import PictureLabels, read_labels
+from latentface.data.pictures import Matched, crop_name, find_pictures, match_pictures
+from latentface.errors import LatentFaceError
+from latentface.options import option
+
+FITS = ("pad", "stretch")
+NAMED = 3  # how many names a note gives
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class EncodeConfig:
+    """Encode photographs into a tree of latents with labels and a manifest; continues where it was stopped."""
+
+    images: str = option(help="folder of photographs, searched with all folders below it")
+    out: str = option(help="split to write, for example ROOT/train")
+    labels: str | None = option(None, "label file in pixels of the photographs; without it all photographs are encoded")
+    codec: str = option("dct", "dct or jpegai")
+    codec_weights: str | None = option(None, "folder of the codec's networks")
+    device: str = option("cpu", "where the codec's networks run: cpu or cuda")
+    rates: tuple[int, ...] = option(RATES, "target bits per pixel x 100; each gives one latent_<rate>.npy")
+    size: int = option(640, "side of the coded picture, pixels")
+    fit: str = option("pad", "keep the shape and pad with grey, or stretch to the square", choices=FITS)
+    crops: int = option(0, "random square crops per photograph, besides the whole of it")
+    seed: int = option(0, "of the crops")
+    workers: int = option(0, "processes; 0: one per core")
+    limit: int | None = option(None, "only the first photographs, sorted by name")
+    dtype: str = option("float32", "of the files", choices=("float32", "float16"))
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that all rows of a manifest share."""
+        return {name: getattr(self, name) for name in ("codec", "size", "fit", "seed", "dtype")}
+
+
+def run(config: EncodeConfig) -> int:
+    """The command: notes and progress on stderr, the summary on stdout."""
+    try:
+        summary = encode(config, say=_say)
+    except KeyboardInterrupt:
+        _say("stopped; finished pictures are kept: the same command continues")
+        return 130
+    print("\n".join(summary.lines()))
+    return 0
+
+
+def encode(
+    config: EncodeConfig, codec_factory: CodecFactory | None = None, say: Say = lambda line: None
+) -> EncodeSummary:
+    """Writes the tree; raises LatentFaceError before any work where the settings cannot be met.
+
+    `codec_factory(name, weights)` has to be importable in a new process if there are several workers; a script that
+    calls this needs the usual `if __name__ == "__main__":` then.
+    """
+    start = time.monotonic()
+    _check(config)
+    codec_factory = codec_factory or partial(open_codec, device=config.device)
+    codec = codec_factory(config.codec, config.codec_weights)
+    file_bytes = _file_bytes(codec, config)
+    labels = read_labels(config.labels) if config.labels else None
+    sources = _sources(config, labels, say)
+    tree = Tree(config, file_bytes)
+    tasks = list(tree.tasks(sources.found))
+    tree.open()
+    skipped: list[str] = []
+    written = 0
+    with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or _cores())) as outcomes:
+        for outcome in _progress(outcomes, len(tasks)):
+            tree.add(outcome.rows)
+            written += len(outcome.rows)
+            if outcome.problem:
+                skipped.append(outcome.problem)
+                say(f"skipped {outcome.problem}")
+    tree.close(labels)
+    return replace(
+        tree.summary(sources.found),
+        written=written,
+        skipped=skipped,
+        seconds=time.monotonic() - start,
+        missing=sources.missing,
+        unlabelled=[str(path) for path in sources.unnamed],
+    )
+
+
+def _check(config: EncodeConfig) -> None:
+    problems = {
+        "--rates has to name each rate once": len(set(config.rates)) != len(config.rates) or not config.rates,
+        "--size has to be 16 to 16384": not 16 <= config.size <= 16384,
+        f"--fit has to be one of {', '.join(FITS)}": config.fit not in FITS,
+        "--crops, --seed and --workers cannot be negative": min(config.crops, config.seed, config.workers) < 0,
+        "--limit has to be at least 1": config.limit is not None and config.limit < 1,
+        "--dtype has to be float32 or float16": config.dtype not in ("float32", "float16"),
+        f"--device {config.device}: no such GPU here; try --device cpu": config.device.startswith("cuda")
+        and not torch.cuda.is_available(),
+    }
+    for message, wrong in problems.items():
+        if wrong:
+            raise LatentFaceError(message)
+    if config.labels and Path(config.labels).resolve() == (Path(config.out) / "labels.txt").resolve():
+        raise LatentFaceError(f"--labels {config.labels} would be overwritten; give another --out")
+
+
+def _file_bytes(codec: Codec, config: EncodeConfig) -> dict[int, int]:
+    """Array bytes of a latent by rate; the trial also lets the codec refuse a rate before any work."""
+    if config.size % codec.stride:
+        raise LatentFaceError(f"--size {config.size} is no multiple of {codec.stride}, the cell of {codec.name}")
+    trial = np.full((4 * codec.stride, 4 * codec.stride, 3), 128, np.uint8)
+    cell_bytes = (config.size // codec.stride) ** 2 * np.dtype(config.dtype).itemsize
+    latents = codec.encode_rates(trial, config.rates)
+    return {rate: latent.array.shape[0] * cell_bytes for rate, latent in zip(config.rates, latents, strict=True)}
+
+
+def _sources(config: EncodeConfig, labels: dict[str, PictureLabels] | None, say: Say) -> Matched:
+    """The photographs to encode, sorted by name and limited."""
+    if labels is None:
+        names = [path.relative_to(config.images).as_posix() for path in find_pictures(config.images)]
+        _refuse_same_base(names)
+    else:
+        names = [picture.name for picture in labels.values()]
+    matched = match_pictures(config.images, names)
+    if not matched.found:
+        wanted = f" that belongs to a name in {config.labels}" if labels else ""
+        raise LatentFaceError(f"{config.images}: no picture in it{wanted}")
+    for number, text, some in (
+        (len(matched.missing), "labelled pictures have no file", matched.missing),
+        (len(matched.unnamed), "files have no label", list(map(str, matched.unnamed))),
+    ):
+        if number:
+            say(f"{config.images}: {number} {text}, left out: {', '.join(some[:NAMED])}{' ...' * (number > NAMED)}")
+    found = dict(sorted(matched.found.items())[: config.limit])
+    _refuse_same_base([*found, *(crop_name(name, k) for name in found for k in range(config.crops))])
+    return replace(matched, found=found)
+
+
+def _refuse_same_base(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if problem := name_problem(name):
+            raise LatentFaceError(f"{name!r} cannot be used as a picture's name: {problem}")
+        if seen.setdefault(base_name(name), name) != name:
+            raise LatentFaceError(f"{seen[base_name(name)]} and {name} would share a directory; rename one")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+    """A bar with the time left, on a terminal only."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return outcomes
+    return tqdm(outcomes, total=total, unit="picture", disable=None)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

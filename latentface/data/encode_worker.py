@@ -1,0 +1,186 @@
+"""The part of `encode` that runs in every process: photographs to files of latents."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from latentface.codecs.base import Codec, Latent
+from latentface.data.files import replacing
+from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.data.pictures import crop_row, read_picture, render, whole_row
+from latentface.errors import LatentFaceError
+
+if TYPE_CHECKING:
+    from latentface.data.encode import EncodeConfig
+
+CodecFactory = Callable[[str, "str | None"], Codec]
+TASKS_PER_WORKER = 2  # under way at a time: one at work, one waiting
+
+
+class View(NamedTuple):
+    """What is to be made of a photograph: the whole of it (crop None) or one of its crops."""
+
+    crop: int | None
+    rates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One photograph and all that is still missing of it."""
+
+    name: str
+    path: Path
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows of what was written, or why the photograph cannot be read."""
+
+    rows: list[ManifestRow]
+    problem: str | None = None
+
+
+class PictureEncoder:
+    """Turns tasks into files; knows nothing of other pictures."""
+
+    def __init__(self, config: EncodeConfig, codec: Codec):
+        self.config = config
+        self.codec = codec
+
+    def encode(self, task: Task) -> Outcome:
+        """Reads the photograph once, writes the latents of all views."""
+        try:
+            rgb = read_picture(task.path)
+        except LatentFaceError as error:
+            return Outcome([], str(error))
+        return Outcome([self.view(rgb, task.name, view) for view in task.views])
+
+    def view(self, rgb: np.ndarray, name: str, view: View) -> ManifestRow:
+        row = self.place(rgb, name, view.crop)
+        folder = Path(self.config.out) / "latent" / row.base
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LatentFaceError(f"{folder}: cannot be made ({error.strerror}); check --out") from error
+        latents = self.codec.encode_rates(render(rgb, row), view.rates)
+        for rate, latent in zip(view.rates, latents, strict=True):
+            save_latent(folder / f"latent_{rate}.npy", latent.array, self.config.dtype)
+        entries = {rate: entry_of(latent, row) for rate, latent in zip(view.rates, latents, strict=True)}
+        return replace(row, latents=entries, encoder=self.config.recorded())
+
+    def place(self, rgb: np.ndarray, name: str, crop: int | None) -> ManifestRow:
+        height, width = rgb.shape[:2]
+        size, stride = self.config.size, self.codec.stride
+        if crop is None:
+            return whole_row(name, width, height, size, self.config.fit, stride)
+        return crop_row(name, width, height, size, stride, self.config.seed, crop)
+
+
+def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
+    """Writes [C, h, w] as `.npy`, complete or not at all."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all():
+        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, stored, allow_pickle=False)
+
+
+def entry_of(latent: Latent, row: ManifestRow) -> LatentEntry:
+    """The codec counts bits per pixel of the square picture; the manifest per pixel of the photograph in it."""
+    square = latent.source_width * latent.source_height
+    content = row.content_width * row.content_height
+    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp * square / content, latent.exact)
+
+
+def run_tasks(
+    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec, tasks: list[Task], workers: int
+) -> Generator[Outcome, None, None]:
+    """Outcomes in the order in which they are ready; one worker works in this process with `codec`."""
+    workers = min(workers, len(tasks))
+    if workers > 1:
+        yield from _in_processes(config, codec_factory, tasks, workers)
+        return
+    encoder = PictureEncoder(config, codec)
+    with _one_thread():
+        yield from map(encoder.encode, tasks)
+
+
+def _in_processes(
+    config: EncodeConfig, codec_factory: CodecFactory, tasks: Iterable[Task], workers: int
+) -> Iterator[Outcome]:
+    waiting = iter(tasks)
+    pending: set[Future[Outcome]] = set()
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(config, codec_factory)
+    )
+    try:
+        while True:
+            room = workers * TASKS_PER_WORKER - len(pending)
+            pending.update(pool.submit(_encode_in_worker, task) for task in islice(waiting, room))
+            if not pending:
+                return
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise LatentFaceError(
+            "a worker process died (out of memory?); finished pictures are kept: run the same command again, "
+            f"with less than --workers {workers} if it happens again"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_encoder: PictureEncoder | None = None  # of this worker process
+
+
+def _start_worker(config: EncodeConfig, codec_factory: CodecFactory) -> None:
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _encoder = PictureEncoder(config, codec_factory(config.codec, config.codec_weights))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _encode_in_worker(task: Task) -> Outcome:
+    assert _encoder is not None
+    return _encoder.encode(task)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same thread count as in a worker process, so that the number of workers does not change a single bit."""
+    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(cv2_threads)

@@ -1,0 +1,55 @@
+"""Names of pictures, and files that are either complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentface.errors import LatentFaceError
+
+PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """`a/b.JPG` -> (`a/b`, `.JPG`), `a/b.v2` -> (`a/b.v2`, ``): only the suffix of a picture is one."""
+    suffix = Path(name).suffix
+    known = suffix.lower() in PICTURE_SUFFIXES
+    return (name[: -len(suffix)], suffix) if known and name.endswith(suffix) else (name, "")
+
+
+def base_name(name: str) -> str:
+    """Last component of a path without its picture suffix: `a/b.JPG` -> `b`, `a/b.v2` -> `b.v2`."""
+    return split_suffix(re.split(r"[/\\]", name)[-1])[0]
+
+
+def name_problem(name: str) -> str | None:
+    """Why a picture's name out of a file must not be used to look for files, or None."""
+    parts = re.split(r"[/\\]", name)
+    if not name or name != name.strip() or any(ord(character) < 32 for character in name):
+        return "it is empty or has control characters or spaces around it"
+    if not parts[0] or re.fullmatch(r"[A-Za-z]:", parts[0]):
+        return "it is an absolute path; make it relative to the folder of pictures"
+    if ".." in parts or base_name(name) in ("", ".", ".."):
+        return "it leaves the folder or names no file"
+    return None
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder; what was written there takes the place of `path` in one step.
+
+    If anything goes wrong `path` stays as it was. Raises LatentFaceError where the folder cannot be written.
+    """
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise LatentFaceError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
+        raise

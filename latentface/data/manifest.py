@@ -1,0 +1,257 @@
+"""The manifest `latents.jsonl` of a split: what every latent is and where its picture lies in the photograph.
+
+One JSON object per line and picture; of two lines for one name the later counts. Keys:
+
+| key | meaning |
+|---|---|
+| `name` | as in the label file; its base name is the latents' directory |
+| `latents` | by rate (`"75"`): `codec`, `model_index` or null, quantisation `step` or null, `bpp`, `exact` |
+| `stride` | picture pixels per cell |
+| `source_width`, `source_height` | the photograph, pixels, after its EXIF orientation |
+| `scale_x`, `scale_y` | picture pixels per source pixel |
+| `pad_right`, `pad_bottom` | picture pixels that are no photograph |
+| `crop` | null, or `[x, y, width, height]` in source pixels of the part that was coded |
+| `mirrored` | whether it was mirrored left to right after scaling |
+| `label_frame` | frame of the coordinates in `labels.txt`: `picture` or `source` |
+| `encoder` | settings of the encoder that wrote the row, so that it can continue its work; may be missing |
+
+A source point `(x, y)` lies at `((x - crop_x) * scale_x, (y - crop_y) * scale_y)` in the picture; if mirrored, its
+first coordinate is that, subtracted from the picture's width without padding. `bpp` counts bits per pixel of the
+photograph's part, not of the padding. Keys unknown here are tolerated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from latentface.data.files import base_name, name_problem, replacing
+from latentface.errors import LatentFaceError
+
+MANIFEST_NAME = "latents.jsonl"
+REMEDY = "run the same encode command again"
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class LatentEntry:
+    """One latent of a picture."""
+
+    codec: str
+    model_index: int | None
+    step: float | None
+    bpp: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One picture; the module's docstring has the meanings."""
+
+    name: str
+    latents: dict[int, LatentEntry]  # by rate
+    stride: int
+    source_width: int
+    source_height: int
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+    pad_right: int = 0
+    pad_bottom: int = 0
+    crop: tuple[int, int, int, int] | None = None  # x, y, width, height, source pixels
+    mirrored: bool = False
+    label_frame: str = "picture"
+    encoder: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The directory of the latents."""
+        return base_name(self.name)
+
+    @property
+    def part(self) -> tuple[int, int, int, int]:
+        """What was coded of the photograph: x, y, width, height, source pixels."""
+        return self.crop or (0, 0, self.source_width, self.source_height)
+
+    @property
+    def content_width(self) -> int:
+        """The picture's width without padding."""
+        return round(self.part[2] * self.scale_x)
+
+    @property
+    def content_height(self) -> int:
+        """The picture's height without padding."""
+        return round(self.part[3] * self.scale_y)
+
+
+def read_manifest(path: str | Path) -> dict[str, ManifestRow]:
+    """Manifest -> rows by base name. Raises LatentFaceError, with file and line, for what is no row."""
+    rows, torn = _read(Path(path))
+    if torn:
+        raise LatentFaceError(f"{path}:{torn}: the last line is cut short, an encoder was stopped there; {REMEDY}")
+    return rows
+
+
+def recover_manifest(path: str | Path) -> dict[str, ManifestRow]:
+    """`read_manifest` for who will write the file again: a last line that is cut short does not count."""
+    return _read(Path(path))[0]
+
+
+def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> None:
+    """Writes all rows in one step or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(map(_line, rows))
+
+
+def append(path: str | Path, rows: Iterable[ManifestRow]) -> None:
+    """Adds rows to a manifest whose last line is complete; they are in the file when this returns."""
+    try:
+        with Path(path).open("a", encoding="utf-8", newline="\n") as file:
+            file.write("".join(map(_line, rows)))
+    except OSError as error:
+        raise LatentFaceError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
+
+
+def _line(row: ManifestRow) -> str:
+    values = asdict(row)
+    values["latents"] = {str(rate): values["latents"][rate] for rate in sorted(row.latents)}
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
+    """Rows by base name, and the number of the last line if it is cut short."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise LatentFaceError(f"{path}: the manifest cannot be read ({error.strerror})") from error
+    rows: dict[str, ManifestRow] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):  # no line end behind it
+                return rows, number
+            raise LatentFaceError(f"{path}:{number}: {error}; remove the line and {REMEDY}") from error
+        if (other := rows.get(row.base)) and other.name != row.name:
+            raise LatentFaceError(f"{path}:{number}: {row.name} and {other.name} share a base name; rename one")
+        rows[row.base] = row
+    return rows, None
+
+
+def _row(line: bytes) -> ManifestRow:
+    """One line -> row; ValueError with the reason for anything else."""
+    try:
+        values = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg})") from error
+    take = _Fields(values)
+    row = ManifestRow(
+        name=take("name", _text),
+        latents={_rate(key): _entry(value) for key, value in take("latents", _object).items()},
+        stride=take("stride", _positive_integer),
+        source_width=take("source_width", _positive_integer),
+        source_height=take("source_height", _positive_integer),
+        scale_x=take("scale_x", _positive),
+        scale_y=take("scale_y", _positive),
+        pad_right=take("pad_right", _natural),
+        pad_bottom=take("pad_bottom", _natural),
+        crop=take("crop", _optional(_box)),
+        mirrored=take("mirrored", _boolean),
+        label_frame=take("label_frame", _frame),
+        encoder=_object(values.get("encoder", {})),
+    )
+    if problem := name_problem(row.name):
+        raise ValueError(f"{row.name!r} cannot be used as a name: {problem}")
+    return row
+
+
+class _Fields:
+    """Takes checked values out of a JSON object."""
+
+    def __init__(self, values: Any):
+        self.values = _object(values)
+
+    def __call__(self, key: str, check: Callable[[Any], Value]) -> Value:
+        if key not in self.values:
+            raise ValueError(f"{key!r} is missing")
+        try:
+            return check(self.values[key])
+        except ValueError as error:
+            raise ValueError(f"{key!r}: {error}") from error
+
+
+def _entry(values: Any) -> LatentEntry:
+    take = _Fields(values)
+    return LatentEntry(
+        codec=take("codec", _text),
+        model_index=take("model_index", _optional(_natural)),
+        step=take("step", _optional(_positive)),
+        bpp=take("bpp", _number),
+        exact=take("exact", _boolean),
+    )
+
+
+def _optional(check: Callable[[Any], Value]) -> Callable[[Any], Value | None]:
+    return lambda value: None if value is None else check(value)
+
+
+def _demand(good: bool, value: Any, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{json.dumps(value)[:40]} is not {wanted}")
+
+
+def _text(value: Any) -> str:
+    _demand(isinstance(value, str), value, "text")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    _demand(isinstance(value, bool), value, "true or false")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    _demand(isinstance(value, dict), value, "an object")
+    return value
+
+
+def _natural(value: Any) -> int:
+    _demand(type(value) is int and value >= 0, value, "a whole number")
+    return value
+
+
+def _positive_integer(value: Any) -> int:
+    _demand(type(value) is int and value > 0, value, "a whole number above 0")
+    return value
+
+
+def _number(value: Any) -> float:
+    _demand(type(value) in (int, float) and 0 <= value < 1e12, value, "a number of 0 or more")  # false for NaN
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    _demand(_number(value) > 0, value, "above 0")
+    return float(value)
+
+
+def _box(value: Any) -> tuple[int, int, int, int]:
+    _demand(isinstance(value, list) and len(value) == 4, value, "[x, y, width, height]")
+    return _natural(value[0]), _natural(value[1]), _positive_integer(value[2]), _positive_integer(value[3])
+
+
+def _frame(value: Any) -> str:
+    _demand(value in ("picture", "source"), value, "picture or source")
+    return value
+
+
+def _rate(key: str) -> int:
+    _demand(key.isascii() and key.isdecimal() and len(key) < 9, key, "a rate")
+    return int(key)

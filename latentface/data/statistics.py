@@ -1,0 +1,70 @@
+"""Mean and standard deviation of every channel, measured on a training set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentface.data.latents import UNKNOWN_INDEX, NestedLatentWiderFaceDataset
+from latentface.errors import LatentFaceError
+from latentface.progress import progress
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """One row per model index, or per rate where the index is unknown."""
+
+    mean: np.ndarray  # float32 [G, C]
+    deviation: np.ndarray  # float32 [G, C]
+    rates: tuple[int, ...]
+    rate_rows: tuple[int, ...]  # the row that most pictures of each rate belong to
+    indices: tuple[int, ...]
+    index_rows: tuple[int, ...]
+
+
+def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 256) -> ChannelStatistics:
+    """Over up to `pictures` latents of each rate, spread evenly over the set; each is read once.
+
+    Raises LatentFaceError where latents of one set differ in their number of channels.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int))
+    sums: dict[tuple[str, int], np.ndarray] = {}  # float64 [3, C]: count, sum, sum of squares
+    members: dict[int, Counter[tuple[str, int]]] = {rate: Counter() for rate in dataset.rates}
+    for rate in dataset.rates:
+        at_rate = dataset.at_rate(rate)
+        for index in progress(chosen, f"statistics at rate {rate}", unit="latent"):
+            sample = at_rate[int(index)]
+            group = ("index", sample.model_index) if sample.model_index != UNKNOWN_INDEX else ("rate", rate)
+            members[rate][group] += 1
+            found = _sums(sample.latent)
+            total = sums.setdefault(group, np.zeros_like(found))
+            _check_channels(total, found, next(iter(sums.values())), sample.name, rate)
+            total += found
+    groups = sorted(sums)
+    count, first, second = np.stack([sums[group] for group in groups], axis=1)  # each [G, C]
+    mean = first / count
+    deviation = np.sqrt(np.maximum(second / count - mean**2, 0))
+    indices = [group for group in groups if group[0] == "index"]
+    return ChannelStatistics(
+        mean=mean.astype(np.float32),
+        deviation=deviation.astype(np.float32),
+        rates=tuple(dataset.rates),
+        rate_rows=tuple(groups.index(members[rate].most_common(1)[0][0]) for rate in dataset.rates),
+        indices=tuple(group[1] for group in indices),
+        index_rows=tuple(groups.index(group) for group in indices),
+    )
+
+
+def _sums(latent: np.ndarray) -> np.ndarray:
+    values = latent.reshape(len(latent), -1).astype(np.float64)
+    return np.stack([np.full(len(values), values.shape[1]), values.sum(axis=1), (values**2).sum(axis=1)])
+
+
+def _check_channels(total: np.ndarray, found: np.ndarray, first: np.ndarray, name: str, rate: int) -> None:
+    if not total.shape == found.shape == first.shape:
+        raise LatentFaceError(
+            f"{name}/latent_{rate}.npy has {found.shape[1]} channels, others {first.shape[1]}: one model needs one "
+            "number of channels; remove what was made by another codec"
+        )

@@ -1,0 +1,1 @@
+"""Predictions -> numbers: average precision on any labelled pictures, and the WIDER FACE protocol."""

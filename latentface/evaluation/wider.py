@@ -1,0 +1,292 @@
+"""The WIDER FACE protocol: a folder of prediction files against the official `.mat` lists.
+
+Prediction files are `<event>/<name>.txt`: the name, the number of faces, then one `x y width height score` a line.
+A picture's name is `<event>/<name>`, without suffix. Source of the protocol: Yang et al., WIDER FACE: A Face
+Detection Benchmark, CVPR 2016, and the evaluation tools published with it. Where the figures depend on a habit of
+those tools, a comment below says "Protocol:".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from latentface.boxes import iou_matrix, xywh_to_xyxy, xyxy_to_xywh
+from latentface.errors import LatentFaceError
+from latentface.evaluation.average_precision import average_precision
+
+DIFFICULTIES = ("easy", "medium", "hard")
+# Protocol: a thousand thresholds on normalised scores, 0.999 down to 0, rather than every score that occurs.
+THRESHOLDS = 1 - np.arange(1, 1001) / 1000
+GROUND_TRUTH_SOURCE = "eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # others are part of the name: some names hold a dot
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """The official lists of a WIDER FACE split; entry i of each belongs to picture `names[i]`."""
+
+    names: tuple[str, ...]  # <event>/<name>
+    boxes: tuple[np.ndarray, ...]  # each [M, 4] x y width height, source pixels
+    kept: dict[str, tuple[np.ndarray, ...]]  # difficulty -> each [M] bool: faces to be found, the others are ignored
+
+
+@dataclass(frozen=True, eq=False)
+class WiderCurve:
+    """Precision and recall at each of THRESHOLDS."""
+
+    precision: np.ndarray  # [1000], 0 where nothing is above the threshold
+    recall: np.ndarray  # [1000]
+    faces: int  # faces to be found
+
+
+@dataclass(frozen=True, eq=False)
+class WiderScore:
+    """Average precision for each difficulty, 0 to 1, and what it was computed from."""
+
+    easy: float
+    medium: float
+    hard: float
+    pictures: int  # in the ground truth
+    missing: int  # of these, without a prediction file
+    empty: int  # of these, with a prediction file that holds no face
+    unknown: int  # prediction files of no picture in the ground truth; they do not count
+    curves: dict[str, WiderCurve] = field(repr=False)  # by difficulty
+
+
+def evaluate_wider(
+    predictions_folder: Path, ground_truth_folder: Path, *, iou: float = 0.5, allow_missing: bool = False
+) -> WiderScore:
+    """AP on easy, medium and hard; about two seconds for the 3,226 pictures of the validation set.
+
+    Raises LatentFaceError for a folder without predictions, for malformed files, and, unless `allow_missing`, for
+    pictures without a prediction file (their faces then count as not found).
+    """
+    truth = read_ground_truth(ground_truth_folder)
+    files = _prediction_files(predictions_folder)
+    missing = [name for name in truth.names if name not in files]
+    if len(missing) == len(truth.names):
+        raise LatentFaceError(
+            f"{predictions_folder}: none of its {len(files)} files belongs to a picture of {ground_truth_folder}"
+            f" (first expected: {missing[0]}.txt)"
+        )
+    if missing and not allow_missing:
+        raise LatentFaceError(
+            f"{predictions_folder}: {len(missing)} of {len(truth.names)} prediction files are missing"
+            f" (first: {missing[0]}.txt); predict them too, or count their faces as not found with --allow_missing"
+        )
+    nothing = np.zeros((0, 5))
+    predictions = [_read_prediction(files[name]) if name in files else nothing for name in truth.names]
+    curves = _curves(predictions, truth, iou)
+    return WiderScore(
+        **{name: average_precision(curve.recall, curve.precision) for name, curve in curves.items()},
+        pictures=len(truth.names),
+        missing=len(missing),
+        empty=sum(len(prediction) == 0 for prediction in predictions) - len(missing),
+        unknown=len(files) - (len(truth.names) - len(missing)),
+        curves=curves,
+    )
+
+
+def read_predictions(folder: Path) -> dict[str, np.ndarray]:
+    """Every prediction file of `folder` and its event folders: name -> float64 [N, 5] x y width height score.
+
+    A file without faces, or of 0 bytes, gives [0, 5]. Raises LatentFaceError naming file and line where the number
+    of faces, the number of columns or a number is wrong, and for a folder without predictions.
+    """
+    return {name: _read_prediction(path) for name, path in _prediction_files(folder).items()}
+
+
+def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndarray) -> Path:
+    """Write one picture's faces, best first, to `<folder>/<name>.txt` and return that path.
+
+    `name` is `<event>/<name>`, with or without the picture's suffix; `boxes` [N, 4] x1 y1 x2 y2 and `scores` [N], in
+    pixels of the picture as published. Raises LatentFaceError for a name that leads out of the folder and for
+    numbers that are not finite.
+    """
+    path = _prediction_path(folder, name)
+    rows = np.column_stack([xyxy_to_xywh(boxes), scores])  # [N, 5]
+    if not np.isfinite(rows).all():
+        raise LatentFaceError(f"{name}: a predicted box or score is not finite; check the weights")
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    lines = [path.stem, str(len(rows))]
+    lines += [f"{x:.3f} {y:.3f} {width:.3f} {height:.3f} {score:.7g}" for x, y, width, height, score in rows.tolist()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")  # renamed when whole, so that a stop leaves no half file
+    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+    unfinished.replace(path)
+    return path
+
+
+def read_ground_truth(folder: Path) -> GroundTruth:
+    """The four official files `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat` of `folder`.
+
+    Raises LatentFaceError for a file that is missing (and says where to get it) or is not what it should be.
+    """
+    events, files, boxes = _read_mat(Path(folder) / "wider_face_val.mat", "event_list", "file_list", "face_bbx_list")
+    names = tuple(
+        f"{event.item()}/{name.item()}"
+        for event, names in zip(events.flat, files.flat, strict=True)
+        for name in names.flat
+    )
+    truth = tuple(picture.reshape(-1, 4).astype(np.float64) for event in boxes.flat for picture in event.flat)
+    kept = {}
+    for difficulty in DIFFICULTIES:
+        path = Path(folder) / f"wider_{difficulty}_val.mat"
+        (lists,) = _read_mat(path, "gt_list")
+        indices = [picture.ravel().astype(np.int64) for event in lists.flat for picture in event.flat]
+        if len(indices) != len(names):
+            raise LatentFaceError(f"{path}: {len(indices)} pictures where wider_face_val.mat has {len(names)}")
+        kept[difficulty] = tuple(_mask(index, len(faces)) for index, faces in zip(indices, truth, strict=True))
+    return GroundTruth(names, truth, kept)
+
+
+def _read_mat(path: Path, *variables: str) -> list[np.ndarray]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    if not path.is_file():
+        raise LatentFaceError(f"{path}: not found; it is in {GROUND_TRUTH_SOURCE}")
+    try:
+        content = loadmat(path, variable_names=variables)
+        return [content[variable] for variable in variables]
+    except (OSError, ValueError, TypeError, NotImplementedError, KeyError, MatReadError) as error:
+        raise LatentFaceError(f"{path}: no WIDER FACE ground truth; get it from {GROUND_TRUTH_SOURCE}") from error
+
+
+def _mask(index: np.ndarray, length: int) -> np.ndarray:
+    mask = np.zeros(length, dtype=bool)
+    mask[index - 1] = True  # the lists count from 1
+    return mask
+
+
+def _prediction_files(folder: Path) -> dict[str, Path]:
+    folder = Path(folder)
+    if not folder.is_dir():
+        remedy = "extract it and give the folder with the events" if folder.is_file() else "predict first"
+        raise LatentFaceError(f"{folder}: no folder of prediction files; {remedy}")
+    paths = sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")])
+    if not paths:
+        raise LatentFaceError(f"{folder}: no prediction files; expected <event>/<name>.txt in it")
+    return {path.relative_to(folder).as_posix().removesuffix(".txt"): path for path in paths}
+
+
+def _prediction_path(folder: Path, name: str) -> Path:
+    pure = PurePosixPath(name)
+    leaves = pure.is_absolute() or ".." in pure.parts or "\\" in name or PureWindowsPath(name).drive
+    if leaves or len(pure.parts) not in (1, 2) or "\n" in name:
+        raise LatentFaceError(f"{name!r}: not a picture name; expected <event>/<name> within the predictions folder")
+    stem = pure.stem if pure.suffix.lower() in PICTURE_SUFFIXES else pure.name
+    return Path(folder) / pure.parent / f"{stem}.txt"
+
+
+def _read_prediction(path: Path) -> np.ndarray:
+    lines = _lines(path)
+    if not lines:
+        return np.zeros((0, 5))
+    count = _face_count(path, lines)
+    try:  # the whole file at once; line by line only for the message
+        rows = np.loadtxt(lines[2:], ndmin=2, comments=None) if len(lines) > 2 else np.zeros((0, 5))
+    except ValueError:
+        rows = np.full((0, 0), np.nan)
+    if rows.shape != (count, 5) or len(lines) != count + 2 or not np.isfinite(rows).all():
+        raise LatentFaceError(_fault(path, lines, count))
+    return rows
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file up to the last that is not blank."""
+    try:
+        content = path.read_bytes().rstrip()
+    except OSError as error:
+        raise LatentFaceError(f"{path}: cannot be read ({error.strerror}); check what it is and its rights") from error
+    return [line.decode("utf-8", errors="replace") for line in content.splitlines()]
+
+
+def _face_count(path: Path, lines: Sequence[str]) -> int:
+    text = lines[1].strip() if len(lines) > 1 else ""
+    if not (text.isascii() and text.isdigit()):
+        raise LatentFaceError(f"{path}:2: expected the number of faces, found {text[:40]!r}; write the file again")
+    return int(text)
+
+
+def _fault(path: Path, lines: Sequence[str], count: int) -> str:
+    """What is wrong with a file that is known to be malformed."""
+    for number, line in enumerate(lines[2:], start=3):
+        columns = len(line.split())
+        if columns != 5:
+            return f"{path}:{number}: {columns} columns; expected `x y width height score`"
+        try:
+            finite = np.isfinite(np.loadtxt([line], comments=None)).all()
+        except ValueError:
+            return f"{path}:{number}: not five numbers: {line.strip()[:60]!r}; write the file again"
+        if not finite:
+            return f"{path}:{number}: not finite: {line.strip()[:60]!r}; check the weights that predicted it"
+    return f"{path}:2: {count} faces announced, {len(lines) - 2} lines follow; write the file again"
+
+
+def _curves(predictions: Sequence[np.ndarray], truth: GroundTruth, iou: float) -> dict[str, WiderCurve]:
+    """Precision and recall of each difficulty, from [N, 5] predictions in the order of `truth.names`.
+
+    Pooling needs no loop over thresholds: a detection counts from the first threshold at or below its score, so one
+    histogram over thresholds of all pictures together and its running sum give every point of the curve.
+    """
+    low, high = _score_range(predictions)
+    proposed = {difficulty: np.zeros(len(THRESHOLDS)) for difficulty in DIFFICULTIES}
+    found = {difficulty: np.zeros(len(THRESHOLDS)) for difficulty in DIFFICULTIES}
+    for picture, (prediction, boxes) in enumerate(zip(predictions, truth.boxes, strict=True)):
+        # Protocol: what is detected in a picture without a single annotated face, kept or not, is not counted.
+        if len(prediction) == 0 or len(boxes) == 0:
+            continue
+        prediction = prediction[np.argsort(-prediction[:, 4], kind="stable")]
+        step = _first_threshold(prediction[:, 4], low, high)  # [N]
+        nearest, hit = _nearest(prediction, boxes, iou)
+        for difficulty in DIFFICULTIES:
+            proposal, first = _count(nearest, hit, truth.kept[difficulty][picture])
+            proposed[difficulty] += np.bincount(step[proposal], minlength=len(THRESHOLDS))
+            found[difficulty] += np.bincount(step[first], minlength=len(THRESHOLDS))
+    faces = {difficulty: int(sum(mask.sum() for mask in truth.kept[difficulty])) for difficulty in DIFFICULTIES}
+    return {name: _curve(proposed[name], found[name], faces[name]) for name in DIFFICULTIES}
+
+
+def _score_range(predictions: Sequence[np.ndarray]) -> tuple[float, float]:
+    # Protocol: lowest and highest score of the whole set become 0 and 1, so an AP depends on every file of it.
+    scores = np.concatenate([prediction[:, 4] for prediction in predictions])
+    return (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
+
+
+def _first_threshold(scores: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The index of the first of THRESHOLDS that is not above the normalised score: [N]; 0 where all scores agree."""
+    normalised = (scores - low) / (high - low) if high > low else np.ones(len(scores))
+    return len(THRESHOLDS) - np.searchsorted(THRESHOLDS[::-1], normalised, side="right")
+
+
+def _nearest(prediction: np.ndarray, boxes: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection the annotated face it overlaps most, [N] index, and whether that is enough, [N] bool."""
+    # Protocol: corners are x + width and y + height and belong to the box, which makes it a pixel larger each way.
+    pixel = np.array([0, 0, 1, 1])
+    overlaps = iou_matrix(xywh_to_xyxy(prediction) + pixel, xywh_to_xyxy(boxes) + pixel)  # [N, M]
+    nearest = overlaps.argmax(axis=1)
+    return nearest, overlaps[np.arange(len(overlaps)), nearest] >= iou
+
+
+def _count(nearest: np.ndarray, hit: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections, in falling order of score, count as proposals [N] bool, and which find a face (indices)."""
+    right = hit & kept[nearest]
+    # Protocol: a detection whose nearest face is ignored is no proposal, however many such detections there are.
+    proposal = ~hit | right
+    # Protocol: a detection is held against its nearest face only; the first on a face finds it, and each later one
+    # is a proposal that finds nothing, even where it overlaps another face, still free, well enough.
+    ranks = np.flatnonzero(right)
+    _, first = np.unique(nearest[ranks], return_index=True)
+    return proposal, ranks[first]
+
+
+def _curve(proposed: np.ndarray, found: np.ndarray, faces: int) -> WiderCurve:
+    proposals, hits = np.cumsum(proposed), np.cumsum(found)  # [1000] at or above each threshold
+    precision = np.divide(hits, proposals, out=np.zeros(len(hits)), where=proposals > 0)
+    recall = hits / faces if faces else np.full(len(hits), np.nan)
+    return WiderCurve(precision=precision, recall=recall, faces=faces)

@@ -1,0 +1,217 @@
+"""`latentface detect` and detection.py: faces in latents, folders of latents, or photographs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from latentface.codecs import CODECS, open_codec
+from latentface.codecs.base import Codec
+from latentface.data.files import PICTURE_SUFFIXES, base_name, replacing
+from latentface.data.latents import available_rates, rate_of, read_latent
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.pictures import read_picture, render, whole_row
+from latentface.errors import LatentFaceError
+from latentface.inference.detector import Detector
+from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
+from latentface.model.postprocess import Faces
+from latentface.options import option
+from latentface.progress import progress
+
+
+@dataclass
+class DetectConfig:
+    """Finds faces in latents: prints a table, writes one JSON file and one picture per latent."""
+
+    inputs: tuple[str, ...] = option(
+        (), "latents (.npy), folders of them, or photographs with --codec", positional=True
+    )
+    latent: tuple[str, ...] = option((), "the same as inputs")
+    weight: str = option("", "checkpoint, e.g. weight_final.pth")
+    network: str = option("", "backbone that the checkpoint has to hold, e.g. resnet50; empty: whatever it holds")
+    conf: float = option(0.5, "lowest confidence of a face, 0 to 1")
+    nms: float = option(0.4, "IoU from which the weaker of two boxes goes")
+    rate: int = option(0, "rate of the latents; 0: from the name latent_<rate>.npy, else the only one the model knows")
+    image: str = option("", "photograph to draw over (one latent only)")
+    codec: str = option("", "codec to encode photographs and to decode latents with", choices=("", *CODECS))
+    codec_weights: str = option("", "folder of the codec's networks (jpegai)")
+    size: int = option(640, "long side to which photographs are scaled before encoding")
+    out: str = option("detections", "folder for the results")
+    no_pictures: bool = option(False, "write JSON only")
+    batch_size: int = option(8, "latents of one shape per batch")
+    device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.conf <= 1 or not 0 <= self.nms <= 1:
+            raise LatentFaceError(f"--conf {self.conf} --nms {self.nms}: both lie between 0 and 1")
+        if not self.inputs and not self.latent:
+            raise LatentFaceError("nothing to look at: give latents, folders or photographs; see --help")
+        if not self.weight:
+            raise LatentFaceError("missing: --weight, a checkpoint such as weight_final.pth")
+        if self.image and len(self.inputs + self.latent) > 1:
+            raise LatentFaceError("--image goes with one latent: leave it out, or give one latent")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A latent to look at, ready for the detector."""
+
+    name: str  # of the output files
+    path: Path
+    array: np.ndarray  # [C, h, w]
+    rate: int
+    row: ManifestRow | None  # what the manifest says of its picture
+
+    @property
+    def model_index(self) -> int | None:
+        entry = self.row.latents.get(self.rate) if self.row else None
+        return entry.model_index if entry else None
+
+
+def run(config: DetectConfig) -> int:
+    """Detects in batches, so that memory does not grow with the number of latents."""
+    detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    codec = open_codec(config.codec, config.codec_weights or None) if config.codec else None
+    paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
+    out = Path(config.out)
+    _make_folder(out)
+    faces_found = 0
+    total = -(-len(paths) // config.batch_size)
+    batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
+    for batch in progress(batches, "detecting", total, unit="batch"):
+        sources = [_open(path, config, detector, codec) for path in batch]
+        found = detector(
+            [source.array for source in sources],
+            [source.rate for source in sources],
+            model_index=[source.model_index for source in sources],
+            confidence=config.conf,
+            nms=config.nms,
+            batch_size=config.batch_size,
+        )
+        for source, faces in zip(sources, found, strict=True):
+            faces_found += len(faces)
+            _write(source, faces, config, detector, codec)
+            print(_table(source, faces) if len(paths) == 1 else f"{source.name}: {len(faces)} faces")
+    print(f"{faces_found} faces in {len(paths)} {'picture' if len(paths) == 1 else 'pictures'}; results in {out}/")
+    return 0
+
+
+def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Path]:
+    """A file, or the latents of one rate below a folder, or its photographs where a codec is given."""
+    if not path.is_dir():
+        if not path.exists():
+            raise LatentFaceError(f"{path}: no such file or folder")
+        return [path]
+    rate = config.rate or (detector.rates[0] if len(detector.rates) == 1 else 0)
+    names = (f"latent_{rate}.npy",) if rate else ()
+    found = sorted(
+        Path(folder, name)
+        for folder, _, files in os.walk(path)
+        for name in files
+        if name in names or (config.codec and Path(name).suffix.lower() in PICTURE_SUFFIXES)
+    )
+    if not found:
+        rates = available_rates(path) or available_rates(path.parent)
+        hint = f"there are rates {', '.join(map(str, rates))}" if rates else "give --codec for a folder of photographs"
+        raise LatentFaceError(f"{path}: nothing to look at for rate {rate or 'unknown (give --rate)'}; {hint}")
+    return found
+
+
+def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return _encode(path, config, detector, codec)
+    array = read_latent(path)
+    in_name = rate_of(path)
+    rate = config.rate or (in_name if in_name is not None else _only_rate(detector, path))
+    row = _manifest(path.parent.parent.parent / MANIFEST_NAME).get(path.parent.name) if in_name is not None else None
+    name = f"{path.parent.name}_{path.stem}" if in_name is not None and path.parent.name else path.stem
+    return Source(name, path, np.array(array, dtype=np.float32), rate, row)
+
+
+def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
+    """A photograph, scaled with padding as the encoder does it by default, becomes a latent."""
+    if codec is None:
+        raise LatentFaceError(f"{path}: a photograph needs --codec ({' or '.join(CODECS)})")
+    rate = config.rate or _only_rate(detector, path)
+    rgb = read_picture(path)
+    row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, "pad", codec.stride)
+    latent = codec.encode(render(rgb, row), rate)
+    return Source(base_name(path.name), path, latent.array, rate, row)
+
+
+def _only_rate(detector: Detector, path: Path) -> int:
+    if len(detector.rates) != 1:
+        raise LatentFaceError(f"{path}: give --rate, one of {', '.join(map(str, detector.rates))}")
+    return detector.rates[0]
+
+
+@lru_cache(maxsize=4)
+def _manifest(path: Path) -> dict[str, ManifestRow]:
+    return read_manifest(path) if path.is_file() else {}
+
+
+def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:
+    out = Path(config.out)
+    content = {
+        "latent": str(source.path),
+        "rate": source.rate,
+        "picture_width": source.array.shape[2] * detector.model.config.stride,
+        "picture_height": source.array.shape[1] * detector.model.config.stride,
+        "confidence": config.conf,
+        "nms": config.nms,
+        "faces": [
+            {"box": box, "score": score, "landmarks": points}  # x1 y1 x2 y2 and x y, picture pixels
+            for box, score, points in zip(
+                faces.boxes.round(2).tolist(),
+                faces.scores.round(4).tolist(),
+                faces.landmarks.round(2).tolist(),
+                strict=True,
+            )
+        ],
+    }
+    with replacing(out / f"{source.name}.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if not config.no_pictures:
+        save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))
+
+
+def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Codec | None) -> np.ndarray:
+    """What to draw over: the photograph, else the decoded latent, else the latent itself."""
+    stride = detector.model.config.stride
+    height, width = (side * stride for side in source.array.shape[1:])
+    if config.image:
+        return place_photograph(config.image, width, height, stride, source.row)
+    if source.path.suffix.lower() in PICTURE_SUFFIXES:
+        return place_photograph(source.path, width, height, stride, source.row)
+    codec = codec or _codec_at_hand(source)
+    if codec is not None:
+        return decode_picture(codec, source.array, source.rate, source.row)
+    return render_latent(source.array, stride)
+
+
+def _codec_at_hand(source: Source) -> Codec | None:
+    """The codec that the manifest names, if it needs no weights."""
+    entry = source.row.latents.get(source.rate) if source.row else None
+    return open_codec("dct") if entry and entry.codec == "dct" else None
+
+
+def _table(source: Source, faces: Faces) -> str:
+    lines = [f"{source.name}: {len(faces)} faces, picture pixels", "score      x1      y1      x2      y2"]
+    for box, score in zip(faces.boxes, faces.scores, strict=True):
+        lines.append(f"{score:5.2f} " + " ".join(f"{value:7.1f}" for value in box))
+    return "\n".join(lines if len(faces) else lines[:1])
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatentFaceError(
+            f"{folder}: cannot be made ({error.strerror}); give --out a folder you may write"
+        ) from error

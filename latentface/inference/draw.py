@@ -1,0 +1,114 @@
+"""Faces drawn over a picture, and a picture to draw them over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from latentface.codecs.base import Codec, Latent
+from latentface.data.manifest import ManifestRow
+from latentface.data.pictures import read_picture, render
+from latentface.errors import LatentFaceError
+from latentface.model.postprocess import Faces
+
+# Okabe and Ito's colours: told apart by colour-blind people too. RGB.
+BOX, DARK = (230, 159, 0), (0, 0, 0)
+LANDMARKS = ((0, 114, 178), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
+SMALLEST_SIDE = 640  # small pictures are enlarged so that scores can be read
+
+
+def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
+    """RGB uint8 [H, W, 3] with boxes, scores and landmarks; small pictures come back enlarged."""
+    scale = max(1, -(-SMALLEST_SIDE // max(picture.shape[:2])))
+    canvas = np.ascontiguousarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
+    for box, score, points in reversed(list(zip(faces.boxes, faces.scores, faces.landmarks, strict=True))):
+        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
+        for colour, width in ((DARK, 4), (BOX, 2)):  # a dark rim shows on any ground
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
+        radius = max(1, round((x2 - x1) / 30))
+        for point, colour in zip(points, LANDMARKS, strict=True):
+            centre = (round(float(point[0]) * scale), round(float(point[1]) * scale))
+            cv2.circle(canvas, centre, radius + 1, DARK, -1, cv2.LINE_AA)
+            cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)
+        _score(canvas, f"{score:.2f}", x1, y1)
+    return canvas
+
+
+def _score(canvas: np.ndarray, text: str, x: int, y: int) -> None:
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+    (width, height), _ = cv2.getTextSize(text, font, size, 1)
+    top = y - height - 6 if y > height + 6 else y
+    cv2.rectangle(canvas, (x, top), (x + width + 4, top + height + 6), BOX, -1)
+    cv2.putText(canvas, text, (x + 2, top + height + 3), font, size, DARK, 1, cv2.LINE_AA)
+
+
+def render_latent(latent: np.ndarray, stride: int) -> np.ndarray:
+    """The latent itself as a picture: its three strongest channels as red, green, blue, one square per cell.
+
+    [C, h, w] -> uint8 [h * stride, w * stride, 3].
+    """
+    array = np.asarray(latent, dtype=np.float32)
+    strongest = np.argsort(-array.std(axis=(1, 2)), kind="stable")[[0, min(1, len(array) - 1), min(2, len(array) - 1)]]
+    shown = array[strongest]
+    low, high = (np.percentile(shown, q, axis=(1, 2), keepdims=True) for q in (1, 99))
+    grey = np.clip((shown - low) / np.maximum(high - low, 1e-6), 0, 1)
+    cells = (255 * grey).astype(np.uint8).transpose(1, 2, 0)
+    return cells.repeat(stride, axis=0).repeat(stride, axis=1)
+
+
+def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
+    """The picture that a latent holds, whole (with its padding)."""
+    entry = row.latents.get(rate) if row else None
+    height, width = array.shape[1] * codec.stride, array.shape[2] * codec.stride
+    latent = Latent(
+        array=np.asarray(array, dtype=np.float32),
+        codec=codec.name,
+        rate=rate,
+        model_index=entry.model_index if entry else codec.usual_model(rate),
+        step=entry.step if entry else None,
+        bpp=entry.bpp if entry else 0.0,
+        source_width=width,
+        source_height=height,
+        exact=bool(entry and entry.exact),
+        stride=codec.stride,
+    )
+    return codec.decode(replace(latent, pad_right=0, pad_bottom=0))
+
+
+def place_photograph(path: str | Path, width: int, height: int, stride: int, row: ManifestRow | None) -> np.ndarray:
+    """A photograph brought into the frame of the coded picture, uint8 [height, width, 3].
+
+    By the manifest where there is one; else stretched where its proportions are about the picture's, and otherwise
+    scaled to fit, top left.
+    """
+    rgb = read_picture(path)
+    source_height, source_width = rgb.shape[:2]
+    if row is None:
+        return render(rgb, _assumed_row(Path(path).name, source_width, source_height, width, height, stride))
+    if (source_width, source_height) != (row.source_width, row.source_height):
+        raise LatentFaceError(
+            f"--image {path} is {source_width}x{source_height}, the latent was made from "
+            f"{row.source_width}x{row.source_height}: give the same photograph, or none"
+        )
+    return render(rgb, row)
+
+
+def _assumed_row(name: str, source_width: int, source_height: int, width: int, height: int, stride: int) -> ManifestRow:
+    scale_x, scale_y = width / source_width, height / source_height
+    if abs(scale_x / scale_y - 1) > 0.02:
+        scale_x = scale_y = min(scale_x, scale_y)
+    content_width, content_height = round(source_width * scale_x), round(source_height * scale_y)
+    return ManifestRow(
+        name, {}, stride, source_width, source_height, scale_x, scale_y, width - content_width, height - content_height
+    )
+
+
+def save_picture(path: Path, rgb: np.ndarray) -> None:
+    try:
+        Image.fromarray(rgb).save(path, format="PNG")
+    except OSError as error:
+        raise LatentFaceError(f"{path}: cannot be written ({error.strerror or error})") from error

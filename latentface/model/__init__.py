@@ -1,0 +1,1 @@
+"""Batch -> predictions. The model knows nothing of files but its own checkpoint."""

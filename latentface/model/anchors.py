@@ -1,0 +1,111 @@
+"""Priors: where they lie, which face each answers for, and how boxes and landmarks are told relative to them.
+
+A prior is `cx cy width height` in picture pixels. Sizes, matching and coding as in RetinaFace (Deng et al. 2020) and
+SSD (Liu et al. 2016), whose variances 0.1 and 0.2 scale centre and size offsets.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from latentface.boxes import batched_iou
+
+VARIANCE_CENTRE, VARIANCE_SIZE = 0.1, 0.2
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+TRUTHS_AT_A_TIME = 64  # bounds memory: B x 16,800 x 64 floats = 4.3 MB per picture and intermediate
+
+
+@lru_cache(maxsize=32)
+def priors(
+    level_shapes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    sizes: tuple[tuple[int, ...], ...],
+    device: torch.device,
+) -> Tensor:
+    """All priors of a picture, [A, 4], level by level, row by row, size by size.
+
+    `level_shapes` holds (rows, columns) of each feature level; 16,800 priors for 640x640 with the default sizes.
+    Computed once per picture size and device.
+    """
+    levels = []
+    for (rows, columns), stride, level_sizes in zip(level_shapes, strides, sizes, strict=True):
+        y = (torch.arange(rows, device=device) + 0.5) * stride
+        x = (torch.arange(columns, device=device) + 0.5) * stride
+        side = torch.tensor(level_sizes, dtype=torch.float32, device=device)
+        grid = torch.meshgrid(y, x, side, indexing="ij")  # each [rows, columns, sizes]
+        levels.append(torch.stack([grid[1], grid[0], grid[2], grid[2]], dim=-1).reshape(-1, 4))
+    return torch.cat(levels)
+
+
+def corners(priors: Tensor) -> Tensor:
+    """`cx cy width height` -> `x1 y1 x2 y2`."""
+    half = priors[..., 2:] / 2
+    return torch.cat([priors[..., :2] - half, priors[..., :2] + half], dim=-1)
+
+
+def encode_boxes(boxes: Tensor, priors: Tensor) -> Tensor:
+    """`x1 y1 x2 y2` [..., A, 4] -> offsets relative to the priors [A, 4]."""
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2 - priors[:, :2]
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)  # padding rows have no size; the logarithm needs one
+    return torch.cat(
+        [centre / (VARIANCE_CENTRE * priors[:, 2:]), torch.log(size / priors[:, 2:]) / VARIANCE_SIZE], dim=-1
+    )
+
+
+def decode_boxes(offsets: Tensor, priors: Tensor) -> Tensor:
+    """Offsets [..., A, 4] -> `x1 y1 x2 y2` picture pixels. A size is at most e^4 times its prior's: no infinities."""
+    centre = priors[:, :2] + offsets[..., :2] * VARIANCE_CENTRE * priors[:, 2:]
+    half = priors[:, 2:] * torch.exp((offsets[..., 2:] * VARIANCE_SIZE).clamp(max=4.0)) / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def encode_landmarks(landmarks: Tensor, priors: Tensor) -> Tensor:
+    """Five points [..., A, 10] `x y` picture pixels -> offsets relative to the priors [A, 4]."""
+    points = landmarks.unflatten(-1, (5, 2)) - priors[:, None, :2]
+    return (points / (VARIANCE_CENTRE * priors[:, None, 2:])).flatten(-2)
+
+
+def decode_landmarks(offsets: Tensor, priors: Tensor) -> Tensor:
+    """Offsets [..., A, 10] -> five points `x y` picture pixels, [..., A, 10]."""
+    points = offsets.unflatten(-1, (5, 2)) * VARIANCE_CENTRE * priors[:, None, 2:]
+    return (points + priors[:, None, :2]).flatten(-2)
+
+
+def match(
+    priors: Tensor, boxes: Tensor, valid: Tensor, ignore: Tensor, *, threshold: float = 0.35, forced: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """Which face each prior answers for, on a whole batch at once.
+
+    `boxes` [B, M, 4] padded, `valid` [B, M] real boxes, `ignore` [B, M] those of them that are no targets.
+    Returns labels [B, A] (1 face, 0 background, -1 left out of the loss) and the face's index [B, A].
+    A prior is a face where its best IoU reaches `threshold`; besides, each face claims its best prior where their IoU
+    reaches `forced` (of several faces that claim one prior the last has it). Ignored boxes claim nothing; priors that
+    overlap them by `threshold` or more are left out unless they answer for a face.
+    """
+    batch, faces = valid.shape
+    target = valid & ~ignore
+    prior_boxes = corners(priors)
+    best_iou = boxes.new_full((batch, len(priors)), -1.0)
+    best_face = torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device)
+    overlaps_ignored = torch.zeros(batch, len(priors), dtype=torch.bool, device=boxes.device)
+    claimed_by = torch.full_like(best_face, -1)
+    for start in range(0, faces, TRUTHS_AT_A_TIME):
+        part = slice(start, start + TRUTHS_AT_A_TIME)
+        iou = batched_iou(boxes[:, part], prior_boxes)  # [B, m, A]
+        overlaps_ignored |= ((iou >= threshold) & (valid & ignore)[:, part, None]).any(dim=1)
+        iou = torch.where(target[:, part, None], iou, -1.0)
+        face_iou, face = iou.max(dim=1)  # [B, A]
+        best_face = torch.where(face_iou > best_iou, face + start, best_face)
+        best_iou = torch.maximum(best_iou, face_iou)
+        prior_iou, prior = iou.max(dim=2)  # [B, m]
+        number = torch.arange(start, start + prior.shape[1], device=boxes.device).expand_as(prior)
+        claim = torch.where(prior_iou >= forced, number, -1)
+        claimed_by.scatter_reduce_(1, prior, claim, reduce="amax")
+    claimed = claimed_by >= 0
+    positive = (best_iou >= threshold) | claimed
+    labels = positive.long()
+    labels[overlaps_ignored & ~positive] = IGNORED
+    return labels, torch.where(claimed, claimed_by, best_face)

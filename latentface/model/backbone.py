@@ -1,0 +1,117 @@
+"""Backbones without their first stages: features at strides 8, 16 and 32 from what a bridge makes.
+
+The ResNets start at layer2 (stride 4 in, He et al. 2016); stem and layer1 are kept only by the picture-input twin.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from latentface.errors import LatentFaceError
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+BACKBONES = (*RESNETS, "light")
+
+
+class PrunedResNet(nn.Module):
+    """layer2, layer3, layer4 of a torchvision ResNet. [B, entry_channels, H/4, W/4] -> strides 8, 16, 32."""
+
+    entry_stride = 4
+
+    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+        super().__init__()
+        self.layer2, self.layer3, self.layer4 = resnet.layer2, resnet.layer3, resnet.layer4
+        self.entry_channels: int = resnet.layer2[0].conv1.in_channels  # 64, resnet50: 256
+        last = [layer[-1] for layer in (self.layer2, self.layer3, self.layer4)]
+        self.out_channels = [(b.conv3 if hasattr(b, "conv3") else b.conv2).out_channels for b in last]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stride8 = self.layer2(x)
+        stride16 = self.layer3(stride8)
+        return [stride8, stride16, self.layer4(stride16)]
+
+
+class LightBackbone(nn.Module):
+    """A small residual network from stride 8 on, for CPUs. No ImageNet weights."""
+
+    entry_stride = 8
+    entry_channels = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = [64, 96, 160]
+        self.stage8 = BasicBlock(64, 64)
+        self.stage16 = nn.Sequential(_down(64, 96), BasicBlock(96, 96))
+        self.stage32 = nn.Sequential(_down(96, 160), BasicBlock(160, 160))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stride8 = self.stage8(x)
+        stride16 = self.stage16(stride8)
+        return [stride8, stride16, self.stage32(stride16)]
+
+
+def _down(in_channels: int, out_channels: int) -> BasicBlock:
+    """A residual block that halves height and width."""
+    shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels))
+    return BasicBlock(in_channels, out_channels, stride=2, downsample=shortcut)
+
+
+class PictureStem(nn.Module):
+    """conv1, max-pooling and layer1 of a ResNet: the entry of the picture-input twin. [B, 3, H, W] -> stride 4."""
+
+    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1 = resnet.layer1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+
+
+def build_resnet(name: str, weights: str) -> torchvision.models.ResNet:
+    """A torchvision ResNet. `weights`: "imagenet" (downloaded once by torchvision), "none", or a state dict's path.
+
+    Raises LatentFaceError where the weights cannot be had: random ones are never taken in silence.
+    """
+    resnet = getattr(torchvision.models, name)(weights=None)
+    if weights != "none":
+        state = _imagenet_state(name) if weights == "imagenet" else _state_from_file(name, weights)
+        expected = {key for key in resnet.state_dict() if not key.startswith("fc.")}
+        missing = sorted(expected - set(state))
+        if missing:
+            raise LatentFaceError(f"{weights}: no {name} weights ({missing[0]} is missing)")
+        try:
+            resnet.load_state_dict({key: state[key] for key in expected}, strict=False)
+        except RuntimeError as error:
+            raise LatentFaceError(f"{weights}: these are not weights of {name}") from error
+    return resnet
+
+
+def _imagenet_state(name: str) -> dict[str, Any]:
+    entry = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        file_name = entry.url.rsplit("/", 1)[-1]
+        raise LatentFaceError(
+            f"ImageNet weights of {name} could not be downloaded ({error}): give --backbone_weights PATH/{file_name}, "
+            "or --backbone_weights none to start from random weights"
+        ) from error
+
+
+def _state_from_file(name: str, path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise LatentFaceError(
+            f"--backbone_weights {path}: no such file (give a {name} state dict, 'imagenet' or 'none')"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is no state dict
+        raise LatentFaceError(f"--backbone_weights {path}: not a PyTorch state dict of plain tensors") from error

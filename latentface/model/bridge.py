@@ -1,0 +1,65 @@
+"""The bridge: a latent becomes what a pruned backbone takes.
+
+Every bridge has one signature: `Bridge(in_channels, out_channels, scale)` maps [B, in, h, w] to
+[B, out, h * scale, w * scale]. `scale` is a power of two: the codec's stride over the stride where the backbone starts.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+
+def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1, slope: float = 0.0) -> nn.Sequential:
+    """Convolution, batch norm, (leaky) ReLU; same padding."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
+    )
+
+
+class BridgeModule(nn.Module):
+    """The documented bridge: bilinear upsampling in steps of two, a 3x3 convolution after each.
+
+    For a [256, 40, 40] latent:
+        x2 -> 3x3 to 128 channels at 80x80   1.9 GMAC
+        x2 -> 3x3 to 64 channels at 160x160  1.9 GMAC
+        1x1 to what layer2 takes             0.4 GMAC (resnet50: 256 channels; resnet18 and 34 take the 64 as they are)
+    Widths shrink as the picture grows: two convolutions of full width would cost 18.9 GMAC, three times what leaving
+    out the stem and layer1 saves.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+        super().__init__()
+        steps = int(math.log2(scale))
+        layers: list[nn.Module] = []
+        width = in_channels
+        for step in range(steps):
+            narrower = max(64, 128 >> step)
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            layers.append(convolution(width, narrower, kernel=3))
+            width = narrower
+        if width != out_channels or not steps:
+            layers.append(convolution(width, out_channels, kernel=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class ShuffleBridge(nn.Module):
+    """1x1 convolution, then pixel-shuffle: every sub-cell position gets filters of its own. 0.4 to 1.7 GMAC."""
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False)
+        self.shuffle = nn.PixelShuffle(scale)
+        self.finish = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(self.shuffle(self.expand(x)))
+
+
+BRIDGES: dict[str, type[nn.Module]] = {"bilinear": BridgeModule, "shuffle": ShuffleBridge}

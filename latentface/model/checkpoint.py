@@ -1,0 +1,162 @@
+"""Checkpoints: tensors and plain values, nothing executable; they say what they are.
+
+    {"format": "latentface/1", "model": {...ModelConfig}, "state": {...}, "facts": {...}}
+
+`facts` holds the codec, the rates, the training settings, the epoch, its metrics and the versions that wrote it.
+A bare state dict (also one whose keys start with `module.`) is read too; its shapes tell the model's configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+import latentface
+from latentface.errors import LatentFaceError
+from latentface.model.backbone import BACKBONES
+from latentface.model.bridge import BRIDGES
+from latentface.model.normalisation import LatentStatistics
+from latentface.model.retinaface import ModelConfig, RetinaFace
+
+FORMAT = "latentface/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: configuration, weights, and what is known of where they come from."""
+
+    config: ModelConfig
+    state: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> RetinaFace:
+        """The model with its weights; raises LatentFaceError where they do not fit (the first misfit is named)."""
+        model = RetinaFace(self.config, _statistics_like(self.state))
+        load_strictly(model, self.state, "the checkpoint")
+        return model
+
+
+def save_checkpoint(path: str | Path, model: RetinaFace, facts: dict[str, Any]) -> None:
+    """Writes `path` atomically: a reader finds the old file or the new one, never half of one."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "model": asdict(model.config),
+        "state": state,
+        "facts": facts | {"versions": versions()},
+    }
+    save_atomically(content, path)
+
+
+def save_atomically(content: dict[str, Any], path: str | Path) -> None:
+    """torch.save to a temporary file beside `path`, flushed to disk, then renamed over it."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LatentFaceError(
+            f"{path}: cannot be written ({error.strerror or error}); earlier files are intact"
+        ) from error
+
+
+def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
+    """Reads a checkpoint or a bare state dict. `network` is what the user believes the backbone to be.
+
+    Raises LatentFaceError for a file that is missing, no checkpoint, or of another network than `network`.
+    """
+    content = load_plain(path)
+    if content.get("format") == FORMAT:
+        try:
+            sizes = tuple(map(tuple, content["model"]["prior_sizes"]))
+            config = ModelConfig(**(content["model"] | {"prior_sizes": sizes}))
+            checkpoint = Checkpoint(config, content["state"], content["facts"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LatentFaceError(f"{path}: a damaged latentface checkpoint ({error})") from error
+    elif content and all(isinstance(value, Tensor) for value in content.values()):
+        state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+        checkpoint = Checkpoint(_config_of(state, path), state)
+    else:
+        raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict of its models")
+    if network and network != checkpoint.config.backbone:
+        raise LatentFaceError(
+            f"{path} holds a {checkpoint.config.backbone}, not a {network}: ask for {checkpoint.config.backbone}"
+        )
+    return checkpoint
+
+
+def load_plain(path: str | Path) -> dict[str, Any]:
+    """A dictionary of tensors and plain values written by torch.save; anything executable is refused."""
+    if not Path(path).is_file():
+        raise LatentFaceError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise LatentFaceError(
+            f"{path}: refused, it holds more than tensors and plain values (or is damaged)"
+        ) from error
+    except Exception as error:  # torch raises many kinds for truncated and foreign files
+        raise LatentFaceError(f"{path}: not a PyTorch file, or a damaged one") from error
+    if not isinstance(content, dict):
+        raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict")
+    return content
+
+
+def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> None:
+    """Every weight has to be there and to fit; raises LatentFaceError naming the first that does not."""
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise LatentFaceError(f"{origin}: {name} is missing")
+        if name not in own:
+            raise LatentFaceError(f"{origin}: {name} does not belong to a {model.config.backbone} on latents")
+        if own[name].shape != state[name].shape:
+            raise LatentFaceError(
+                f"{origin}: {name} is {list(state[name].shape)}, this model needs {list(own[name].shape)}"
+            )
+    model.load_state_dict(state)
+
+
+def versions() -> dict[str, str]:
+    return {
+        "latentface": latentface.__version__,
+        "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
+        "torchvision": str(torchvision.__version__),
+    }
+
+
+def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:
+    """Empty tables of the sizes that the state dict will fill."""
+    mean = state.get("normalisation.mean")
+    if mean is None or "normalisation.rates" not in state:
+        return None
+    rates, indices = (len(state[f"normalisation.{name}"]) for name in ("rates", "indices"))
+    return LatentStatistics(mean, torch.ones_like(mean), (0,) * rates, (0,) * rates, (0,) * indices, (0,) * indices)
+
+
+def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
+    """The configuration that a bare state dict belongs to, found by trying all: there are few."""
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    statistics = _statistics_like(state)
+    for backbone, bridge in product(BACKBONES, BRIDGES):
+        if statistics is None:
+            break
+        config = ModelConfig(backbone=backbone, bridge=bridge, channels=statistics.mean.shape[1])
+        with torch.device("meta"):  # shapes only, nothing is allocated
+            model = RetinaFace(config, statistics)
+        if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:
+            return config
+    raise LatentFaceError(f"{path}: a state dict, but not of a latentface model on latents")

@@ -1,0 +1,89 @@
+"""Raw latents -> zero mean and unit variance per channel, by the network that made them.
+
+A codec's networks are trained apart: channel k of one is not channel k of another, and amplitudes differ 15 times
+between 0.12 and 1.00 bits per pixel (JPEG AI). So there is one row of statistics per model index, or per rate where
+the index is unknown. The tables are buffers: a state dict is complete without its configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN_INDEX = -1
+# A channel that is almost always zero would turn a rare symbol into a huge value: its deviation counts as this part
+# of the root mean square over all channels.
+SMALLEST_DEVIATION = 0.1
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation per channel of a training set, one row per model index or rate."""
+
+    mean: Tensor  # [G, C]
+    deviation: Tensor  # [G, C]
+    rates: tuple[int, ...]
+    rate_rows: tuple[int, ...]  # the row each rate uses where the model index is unknown
+    indices: tuple[int, ...] = ()
+    index_rows: tuple[int, ...] = ()
+
+    @classmethod
+    def neutral(cls, channels: int, rates: tuple[int, ...]) -> LatentStatistics:
+        """Leaves latents as they are."""
+        return cls(torch.zeros(1, channels), torch.ones(1, channels), rates, (0,) * len(rates))
+
+
+class LatentNormalisation(nn.Module):
+    """`(latent - mean) / deviation`, the row chosen by model index, else by rate."""
+
+    mean: Tensor
+    inverse_deviation: Tensor
+    rates: Tensor
+    rate_rows: Tensor
+    indices: Tensor
+    index_rows: Tensor
+
+    def __init__(self, statistics: LatentStatistics) -> None:
+        super().__init__()
+        floor = SMALLEST_DEVIATION * statistics.deviation.square().mean(dim=1, keepdim=True).sqrt()
+        self.register_buffer("mean", statistics.mean.float().clone())
+        self.register_buffer("inverse_deviation", 1 / statistics.deviation.float().maximum(floor).clamp(min=1e-6))
+        for name in ("rates", "rate_rows", "indices", "index_rows"):
+            self.register_buffer(name, torch.tensor(getattr(statistics, name), dtype=torch.int64))
+
+    def forward(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
+        """[B, C, h, w], rates [B], model indices [B] (-1: unknown) -> [B, C, h, w].
+
+        A rate that is not in the table silently takes row 0: callers check with `known_rates`.
+        """
+        rows = self.rate_rows[(rates[:, None] == self.rates).int().argmax(dim=1)]  # [B]
+        if model_indices is not None and len(self.indices) > 0:
+            known = model_indices[:, None] == self.indices  # [B, K]
+            rows = torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
+        mean = self.mean[rows][:, :, None, None]
+        return (latents - mean) * self.inverse_deviation[rows][:, :, None, None]
+
+    @property
+    def known_rates(self) -> tuple[int, ...]:
+        return tuple(self.rates.tolist())
+
+
+class PictureNormalisation(nn.Module):
+    """RGB 0..255 -> the range that ImageNet weights expect. Takes rates for the common signature and ignores them."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("deviation", 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
+        return (pictures - self.mean) / self.deviation
+
+    @property
+    def known_rates(self) -> tuple[int, ...]:
+        return ()

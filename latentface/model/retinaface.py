@@ -1,0 +1,129 @@
+"""RetinaFace on latents.
+
+    latents [B, C, h, w], rates [B]
+      -> normalisation          per model index or rate
+      -> bridge                 [B, E, h * 16 / 4, w * 16 / 4] for a codec of stride 16 and a ResNet
+      -> pruned backbone        strides 8, 16, 32
+      -> feature pyramid, a context head per level
+      -> 1x1 heads              two priors per position: face or not, box, five landmarks
+
+The picture-input twin differs in the first two lines only: RGB 0..255, then the ResNet's own stem and layer1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from latentface.codecs.base import RATES
+from latentface.errors import LatentFaceError
+from latentface.model.anchors import priors
+from latentface.model.backbone import BACKBONES, RESNETS, LightBackbone, PictureStem, PrunedResNet, build_resnet
+from latentface.model.bridge import BRIDGES
+from latentface.model.neck import ContextHead, FeaturePyramid
+from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation
+
+NECK_CHANNELS = {"resnet18": 128, "resnet34": 128, "resnet50": 256, "light": 64}
+LEVEL_STRIDES = (8, 16, 32)
+PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
+LANDMARKS = 5
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a RetinaFace is made of; kept in every checkpoint."""
+
+    backbone: str = "resnet50"
+    bridge: str = "bilinear"
+    input: str = "latent"  # or "picture": the twin
+    channels: int = 256  # of the latent
+    stride: int = 16  # picture pixels per latent cell
+    prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("backbone", self.backbone, BACKBONES),
+            ("bridge", self.bridge, tuple(BRIDGES)),
+            ("input", self.input, ("latent", "picture")),
+        ):
+            if value not in allowed:
+                raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
+        if self.input == "picture" and self.backbone not in RESNETS:
+            raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
+
+
+class RetinaFace(nn.Module):
+    """The detector. Whoever runs it hands it raw latents and the rate."""
+
+    def __init__(
+        self, config: ModelConfig, statistics: LatentStatistics | None = None, backbone_weights: str = "none"
+    ) -> None:
+        """`backbone_weights`: "imagenet", "none" or a file; checkpoints are loaded over "none"."""
+        super().__init__()
+        self.config = config
+        self.backbone: PrunedResNet | LightBackbone
+        if config.backbone == "light":
+            self.backbone = LightBackbone()
+        else:
+            resnet = build_resnet(config.backbone, backbone_weights)
+            self.backbone = PrunedResNet(resnet)
+        self.normalisation: LatentNormalisation | PictureNormalisation
+        self.entry: nn.Module
+        if config.input == "picture":
+            self.normalisation, self.entry = PictureNormalisation(), PictureStem(resnet)
+        else:
+            self.normalisation = LatentNormalisation(statistics or LatentStatistics.neutral(config.channels, RATES))
+            self.entry = self._bridge()
+        channels = NECK_CHANNELS[config.backbone]
+        self.neck = FeaturePyramid(self.backbone.out_channels, channels)
+        self.context = nn.ModuleList(ContextHead(channels) for _ in LEVEL_STRIDES)
+        self.class_heads = self._heads(channels, 2)
+        self.box_heads = self._heads(channels, 4)
+        self.landmark_heads = self._heads(channels, 2 * LANDMARKS)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _bridge(self) -> nn.Module:
+        scale, rest = divmod(self.config.stride, self.backbone.entry_stride)
+        if rest or scale & (scale - 1):
+            raise LatentFaceError(
+                f"a latent of stride {self.config.stride} cannot feed {self.config.backbone}: "
+                f"the stride has to be {self.backbone.entry_stride} times a power of two"
+            )
+        return BRIDGES[self.config.bridge](self.config.channels, self.backbone.entry_channels, scale)
+
+    def _heads(self, channels: int, values: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Conv2d(channels, len(sizes) * values, 1) for sizes in self.config.prior_sizes)
+
+    def forward(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> dict[str, Tensor]:
+        """latents [B, C, h, w], rates [B], model indices [B] (-1: unknown) ->
+
+        `scores` [B, A, 2] logits (background, face), `boxes` [B, A, 4] and `landmarks` [B, A, 10] offsets relative to
+        the priors. The twin takes RGB [B, 3, H, W] 0..255 in place of latents.
+        """
+        x = self.entry(self.normalisation(latents, rates, model_indices))
+        levels = self.neck(self.backbone(x))
+        levels = [context(level) for context, level in zip(self.context, levels, strict=True)]
+        return {
+            "scores": _gather(levels, self.class_heads, 2),
+            "boxes": _gather(levels, self.box_heads, 4),
+            "landmarks": _gather(levels, self.landmark_heads, 2 * LANDMARKS),
+        }
+
+    def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """(height, width) in picture pixels of an input with so many rows and columns."""
+        stride = 1 if self.config.input == "picture" else self.config.stride
+        return rows * stride, columns * stride
+
+    def priors(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """[A, 4] `cx cy width height`, picture pixels, for an input with so many rows and columns."""
+        height, width = self.picture_size(rows, columns)
+        shapes = tuple((-(-height // stride), -(-width // stride)) for stride in LEVEL_STRIDES)
+        return priors(shapes, LEVEL_STRIDES, self.config.prior_sizes, device)
+
+
+def _gather(levels: list[Tensor], heads: nn.ModuleList, values: int) -> Tensor:
+    """[B, sizes * values, h, w] of each level -> [B, A, values], in the order of the priors."""
+    maps = [head(level).permute(0, 2, 3, 1) for head, level in zip(heads, levels, strict=True)]
+    return torch.cat([m.reshape(m.shape[0], -1, values) for m in maps], dim=1)

@@ -1,0 +1,166 @@
+"""A dataclass is a command line, a YAML file and a record in one.
+
+Fields declared with `option(...)` become flags (`--batch_size 8`, also `--batch-size 8`), keys of `--config
+file.yaml`, and the settings kept in a checkpoint. Built on argparse and not on a library, because the training
+scripts have to run with nothing but the packages that the Kaggle instructions install, and help has to come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from latentface.errors import LatentFaceError
+
+Config = TypeVar("Config")
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    choices: Sequence | None = None,
+    positional: bool = False,
+    settings_file: str = "",
+) -> Any:
+    """A dataclass field with its help.
+
+    `choices` limits the values; `positional` takes it without a flag; `settings_file`: the value is a folder whose
+    file of that name holds the settings to start from.
+    """
+    metadata = {"help": help, "choices": choices, "positional": positional, "settings_file": settings_file}
+    return field(default=default, metadata=metadata)
+
+
+def parse(config_class: type[Config], arguments: Sequence[str] | None, program: str) -> Config:
+    """Command line -> config. Order of precedence: flags, then `--config file.yaml`, then defaults.
+
+    Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
+    """
+    parser = _parser(config_class, program)
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise LatentFaceError(f"unknown argument {unknown[0]}{_suggestion(unknown[0], flags)}; see {program} --help")
+    given = vars(namespace)
+    settings: tuple[Field, ...] = fields(config_class)  # type: ignore[arg-type]
+    files = [given.pop("config", None)]
+    files += [Path(given[s.name]) / s.metadata["settings_file"] for s in settings if _points_to_settings(s, given)]
+    values: dict[str, Any] = {}
+    for file in files:
+        values.update(read_yaml(config_class, file) if file else {})
+    values.update({name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    missing = [s.name for s in settings if s.default is MISSING and s.name not in values]
+    if missing:
+        raise LatentFaceError(f"missing: {', '.join('--' + name for name in missing)}; see {program} --help")
+    return config_class(**values)
+
+
+def _points_to_settings(setting: Field, given: dict[str, Any]) -> bool:
+    return bool(setting.metadata.get("settings_file") and given.get(setting.name))
+
+
+def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
+    """Values for a config out of a YAML file; raises LatentFaceError naming the file and the key."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LatentFaceError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        raise LatentFaceError(f"{path}: expected `name: value` lines")
+    known = {f.name: f for f in fields(config_class)}
+    for name in values:
+        if name not in known:
+            raise LatentFaceError(f"{path}: unknown setting {name!r}{_suggestion(str(name), list(known))}")
+    hints = typing.get_type_hints(config_class)
+    return {name: _from_yaml(path, known[name], hints[name], value) for name, value in values.items()}
+
+
+def _from_yaml(path: str | Path, setting: Field, hint: Any, value: Any) -> Any:
+    kind, many, optional = _unwrap(hint)
+    if value is None and optional:
+        return None
+    wanted = value if many and isinstance(value, list) else [value]
+    if any(not isinstance(v, (bool, int, float, str)) or (isinstance(v, bool) and kind is not bool) for v in wanted):
+        raise LatentFaceError(f"{path}: {setting.name}: {value!r} is not of type {kind.__name__}")
+    try:
+        converted = [v if isinstance(v, kind) else _convert(kind, v) for v in wanted]
+    except ValueError as error:
+        raise LatentFaceError(f"{path}: {setting.name}: {value!r} is not of type {kind.__name__}") from error
+    choices = setting.metadata.get("choices")
+    for v in converted:
+        if choices and v not in choices:
+            raise LatentFaceError(f"{path}: {setting.name}: {v!r} is none of {', '.join(map(str, choices))}")
+    return tuple(converted) if many else converted[0]
+
+
+def _convert(kind: type, value: Any) -> Any:
+    if kind is bool or (kind is int and float(value) != int(float(value))):
+        raise ValueError(value)
+    return kind(value)
+
+
+def _unwrap(hint: Any) -> tuple[type, bool, bool]:
+    """A field's annotation -> (type of one value, whether it takes many, whether None is allowed)."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        optional = type(None) in typing.get_args(hint)
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    many = typing.get_origin(hint) is tuple
+    return (typing.get_args(hint)[0] if many else hint), many, optional
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LatentFaceError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help
+
+
+def _parser(config_class: type, program: str) -> argparse.ArgumentParser:
+    description = (config_class.__doc__ or "").strip()
+    parser = _Parser(prog=program, description=description, formatter_class=_Help, allow_abbrev=False)
+    hints = typing.get_type_hints(config_class)
+    for setting in fields(config_class):
+        _add(parser, setting, *_unwrap(hints[setting.name]))
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="settings from a YAML file")
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, setting: Field, kind: type, many: bool, optional: bool) -> None:
+    text = setting.metadata.get("help", "").replace("%", "%%")
+    shown = setting.default
+    if shown is not MISSING and shown is not None and shown != "" and shown is not False:
+        text += f" (default: {' '.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
+    keywords: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
+    if kind is bool:
+        keywords["action"] = argparse.BooleanOptionalAction if shown is True else "store_true"
+    else:
+        keywords.update(type=kind, choices=setting.metadata.get("choices"))
+        if many:
+            keywords["nargs"] = "+"
+    if setting.metadata.get("positional"):
+        if shown is not MISSING:
+            keywords["nargs"] = "*" if many else "?"
+        parser.add_argument(setting.name, metavar=setting.name.upper(), **keywords)
+        return
+    if kind is not bool and not keywords.get("choices"):
+        keywords["metavar"] = setting.name.upper() if kind is str else kind.__name__.upper()
+    flags = list(dict.fromkeys(["--" + setting.name, "--" + setting.name.replace("_", "-")]))
+    parser.add_argument(*flags, dest=setting.name, **keywords)
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

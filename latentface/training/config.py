@@ -1,0 +1,94 @@
+"""Every setting of a training run, declared once: command line, YAML, Python API and the record in the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentface.errors import LatentFaceError
+from latentface.model.backbone import BACKBONES
+from latentface.model.bridge import BRIDGES
+from latentface.options import option
+
+
+@dataclass
+class TrainConfig:
+    """Trains RetinaFace on latents and writes an experiment directory."""
+
+    dataset_root: str = option(".", "folder that holds train/ and val/, each with latent/ and labels.txt")
+    epochs: int = option(20, "number of epochs")
+    batch_size: int = option(8, "pictures per batch")
+    lr: float = option(0.001, "initial learning rate")
+    model: str = option("resnet50", "backbone", choices=BACKBONES)
+    device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
+    no_wandb: bool = option(False, "do not log to Weights & Biases")
+    freeze: bool = option(False, "keep the backbone's weights as they are")
+    weight: str = option("", "checkpoint or state dict to start from")
+
+    use_latent: bool = option(False, "accepted for the documented command; latents are always used")
+    latent_dir: str = option("", "training latents, in place of <dataset_root>/train/latent")
+    val_latent_dir: str = option("", "validation latents, in place of <dataset_root>/val/latent")
+    train_label_file: str = option("", "training labels, in place of <dataset_root>/train/labels.txt")
+    val_label_file: str = option("", "validation labels, in place of <dataset_root>/val/labels.txt")
+    latent_type: str = option("latent_75.npy", "which file of each picture to read")
+    rates: tuple[int, ...] = option((), "several rates, in place of --latent_type: each epoch draws one per picture")
+    crop: int = option(0, "train on random squares of so many cells a side; 0: whole latents")
+
+    label_frame: str = option(
+        "picture",
+        "coordinates of the labels: picture pixels, or pixels of the photograph before scaling (needs sizes)",
+        choices=("picture", "source"),
+    )
+    image_sizes: str = option(
+        "", "JSON of picture name -> [width, height] of the photographs, for --label_frame source"
+    )
+    image_dir: str = option("", "the photographs themselves, to read their sizes from; implies --label_frame source")
+    label_fit: str = option("stretch", "how photographs were brought to the coded size", choices=("stretch", "pad"))
+
+    backbone_weights: str = option("imagenet", "imagenet, none, or the path of a torchvision state dict")
+    bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGES))
+    optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
+    schedule: str = option(
+        "step",
+        "learning rate after the warm-up: tenths at 76 and 88 % of the epochs, or cosine",
+        choices=("step", "cosine"),
+    )
+    warmup: float = option(1.0, "epochs over which the learning rate rises to --lr")
+    weight_decay: float = option(5e-4, "weight decay")
+    accumulate: int = option(1, "batches per optimiser step")
+    precision: str = option(
+        "auto", "auto: mixed on GPUs, float32 elsewhere", choices=("auto", "float32", "bfloat16", "float16")
+    )
+
+    out: str = option("", "experiment directory; empty: a new one under runs/")
+    resume: str = option("", "experiment directory to continue, with its settings", settings_file="config.yaml")
+    max_hours: float = option(0.0, "save and stop after so many hours; 0: no limit")
+    save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch")
+    val_every: int = option(1, "validate every so many epochs, and after the last")
+    workers: int = option(-1, "processes that read latents; -1: one per core, at most 8; 0: none")
+    seed: int = option(0, "seed of weights, order and crops")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "val_every"):
+            if getattr(self, name) < 1:
+                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes"):
+            if not getattr(self, name) >= 0:  # refuses NaN too
+                raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")
+
+    @property
+    def used_rates(self) -> tuple[int, ...]:
+        """The rates to train on: `--rates`, else the one that `--latent_type` names."""
+        if self.rates:
+            return tuple(dict.fromkeys(self.rates))
+        digits = self.latent_type.removeprefix("latent_").removesuffix(".npy")
+        if not digits.isdecimal():
+            raise LatentFaceError(f"--latent_type {self.latent_type}: expected a name like latent_75.npy")
+        return (int(digits),)
+
+    def split_paths(self, split: str) -> tuple[Path, Path | None]:
+        """(latent directory, label file or None: look for it) of `train` or `val`."""
+        latents, labels = (
+            (self.latent_dir, self.train_label_file) if split == "train" else (self.val_latent_dir, self.val_label_file)
+        )
+        return Path(latents or Path(self.dataset_root) / split / "latent"), Path(labels) if labels else None

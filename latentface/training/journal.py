@@ -1,0 +1,116 @@
+"""What a run leaves behind beside its weights: metrics.jsonl, a picture of its curves, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from latentface.errors import LatentFaceError
+
+Row = dict[str, Any]
+
+
+class Journal:
+    """One row per epoch. Rows of epochs that a resumed run will repeat are dropped."""
+
+    def __init__(self, folder: Path, *, epochs_done: int, settings: Row, use_wandb: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.picture = folder / "curves.png"
+        self.rows = [row for row in read_rows(self.path) if row["epoch"] <= epochs_done]
+        _write(self.path, self.rows)
+        self.wandb = _start_wandb(folder, settings) if use_wandb else None
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        _write(self.path, self.rows)
+        draw_curves(self.rows, self.picture)
+        if self.wandb is not None:
+            self.wandb.log(row)
+
+    def close(self) -> None:
+        if self.wandb is not None:
+            self.wandb.finish(quiet=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise LatentFaceError(f"{path}:{number}: not a JSON line; delete this line to go on") from error
+    return rows
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+def draw_curves(rows: list[Row], path: Path) -> None:
+    """Loss terms on the left, validation AP on the right."""
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, precision = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    for name, label in (
+        ("loss", "total"),
+        ("loss_classes", "classes"),
+        ("loss_boxes", "boxes"),
+        ("loss_landmarks", "landmarks"),
+    ):
+        losses.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
+    losses.set(title="Training loss", xlabel="epoch", ylabel="loss per positive prior", yscale="log")
+    losses.legend()
+    scored = [row for row in rows if row.get("val_ap")]
+    for rate in scored[-1]["val_ap"] if scored else ():
+        points = [(row["epoch"], row["val_ap"][rate]) for row in scored]
+        precision.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"rate {rate}")
+    precision.set(title="Validation AP, IoU 0.5, all faces", xlabel="epoch", ylabel="AP", ylim=(0, 1))
+    if scored:
+        precision.legend()
+    else:
+        precision.text(0.5, 0.5, "no validation set", ha="center", transform=precision.transAxes)
+    for axes in (losses, precision):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    temporary = path.with_name(path.name + ".part")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _start_wandb(folder: Path, settings: Row) -> Any:
+    """A Weights & Biases run; offline without a login; None, with a line, where it cannot start."""
+    try:
+        import wandb
+    except ImportError:
+        print("Weights & Biases is not installed (pip install wandb): logging to metrics.jsonl only")
+        return None
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None and not _has_login(wandb):
+        mode = "offline"
+        print("Weights & Biases: no login, logging offline (wandb login, or --no_wandb to leave it out)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return wandb.init(
+                project="latentface",
+                dir=str(folder),
+                config=settings,
+                mode=mode,  # type: ignore[arg-type]
+                settings=wandb.Settings(silent=True, init_timeout=30),
+            )
+    except (wandb.errors.Error, OSError) as error:
+        print(f"Weights & Biases could not start ({str(error).splitlines()[0]}): logging to metrics.jsonl only")
+        return None
+
+
+def _has_login(wandb: Any) -> bool:
+    return bool(os.environ.get("WANDB_API_KEY")) or bool(getattr(wandb.api, "api_key", None))

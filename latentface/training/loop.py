@@ -1,0 +1,226 @@
+"""Training, to be read from top to bottom: `train` = set up, then `fit`.
+
+An experiment directory holds config.yaml, metrics.jsonl, curves.png, weight_<epoch>.pth, weight_best.pth (by AP on
+val), at the end weight_final.pth, and state.pth for `--resume`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from latentface.data.latents import EpochBatches, LatentBatch, NestedLatentWiderFaceDataset
+from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import save_checkpoint
+from latentface.model.loss import MultiTaskLoss, Targets
+from latentface.model.retinaface import RetinaFace
+from latentface.progress import progress as progress_bar
+from latentface.training import setup
+from latentface.training.config import TrainConfig
+from latentface.training.journal import Journal
+from latentface.training.schedule import learning_rate_factor
+from latentface.training.state import LOSS_TERMS, Progress, load_state, save_state
+from latentface.training.stopping import StopRequest
+from latentface.training.validation import validate
+
+
+@dataclass
+class Run:
+    """Everything `fit` works with."""
+
+    config: TrainConfig
+    folder: Path
+    device: torch.device
+    precision: torch.dtype
+    dataset: NestedLatentWiderFaceDataset
+    validation: NestedLatentWiderFaceDataset | None
+    batches: EpochBatches
+    loader: DataLoader
+    model: RetinaFace
+    loss: MultiTaskLoss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress
+    journal: Journal
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains as `config` says and returns the experiment directory."""
+    torch.manual_seed(config.seed)
+    device = setup.pick_device(config.device)
+    precision = setup.pick_precision(config.precision, device)
+    dataset, validation = setup.open_datasets(config)
+    setup.describe(config, dataset, validation, device, precision)
+    model = setup.build_model(config, dataset).to(device)
+    optimizer = setup.build_optimizer(config, model)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    folder = setup.experiment_folder(config)
+    progress = load_state(folder, model, optimizer, scaler) if config.resume else Progress()
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed)
+    loader = setup.build_loader(config, dataset, batches, device)
+    settings = setup.save_settings(config, folder)
+    journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
+    run = Run(
+        config, folder, device, precision, dataset, validation, batches, loader, model, MultiTaskLoss(), optimizer,
+        scaler, progress, journal,
+    )  # fmt: skip
+    print(f"experiment directory: {folder}", flush=True)
+    try:
+        fit(run)
+    finally:
+        journal.close()
+    return folder
+
+
+def fit(run: Run) -> None:
+    """Epochs until the last, or until asked to stop; every way out leaves a state to continue from."""
+    if run.validation is not None and run.progress.epoch < run.config.epochs:
+        validate(run.model, run.validation, run.config, run.precision, batches=2)  # fail now, not after an epoch
+    with StopRequest(run.config.max_hours) as stop:
+        while run.progress.epoch < run.config.epochs:
+            _train_epoch(run, stop)
+            if run.progress.batch < len(run.batches):
+                _save_state(run)
+                print(f"stopped: {stop.reason}. Continue with --resume {run.folder}", flush=True)
+                return
+            _finish_epoch(run)
+    save_checkpoint(run.folder / "weight_final.pth", run.model, _facts(run, run.journal.rows[-1]))
+    print(f"done: {run.folder / 'weight_final.pth'}", flush=True)
+
+
+def _train_epoch(run: Run, stop: StopRequest) -> None:
+    """The rest of one epoch. `run.progress` is at a step's end whenever this returns."""
+    setup.training_mode(run.model, freeze=run.config.freeze)
+    run.batches.epoch, run.batches.first_batch = run.progress.epoch, run.progress.batch
+    total = -(-(len(run.batches) - run.progress.batch) // run.config.accumulate)
+    title = f"epoch {run.progress.epoch + 1}/{run.config.epochs}"
+    last_save = started = time.monotonic()
+    for group in progress_bar(_grouped(run.loader, run.config.accumulate), title, total, unit="step"):
+        _step(run, group)
+        now = time.monotonic()
+        run.progress.seconds += now - started
+        started = now
+        if stop.reason:
+            return
+        if now - last_save > 60 * run.config.save_minutes > 0:
+            _save_state(run)
+            last_save = now
+
+
+def _step(run: Run, group: list[LatentBatch]) -> None:
+    """One optimiser step over one or several batches."""
+    epoch = run.progress.epoch + run.progress.batch / len(run.batches)
+    factor = learning_rate_factor(
+        epoch, epochs=run.config.epochs, warmup=run.config.warmup, schedule=run.config.schedule
+    )
+    for parameters in run.optimizer.param_groups:
+        parameters["lr"] = run.config.lr * factor
+    run.optimizer.zero_grad(set_to_none=True)
+    for batch in group:
+        losses = _losses(run, batch)
+        values = _finite_values(losses, run, batch)  # before the weights change
+        run.scaler.scale(losses["total"] / len(group)).backward()
+        run.progress.add(values, pictures=len(batch.names), batches=1)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+
+
+def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
+    latents = batch.latents.to(run.device, memory_format=torch.channels_last, non_blocking=True)
+    targets = Targets(batch.boxes, batch.landmarks, batch.valid, batch.ignore).to(run.device)
+    rates = batch.rates.to(run.device, non_blocking=True)
+    indices = batch.model_indices.to(run.device, non_blocking=True)
+    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
+        predictions = run.model(latents, rates, indices)
+    rows, columns = latents.shape[-2:]
+    return run.loss(predictions, targets, run.model.priors(rows, columns, run.device))
+
+
+def _finite_values(losses: dict[str, Tensor], run: Run, batch: LatentBatch) -> dict[str, float]:
+    numbers = torch.stack([losses[name].detach() for name in LOSS_TERMS]).tolist()  # one transfer
+    values = dict(zip(LOSS_TERMS, numbers, strict=True))
+    if not torch.isfinite(losses["total"]):
+        terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise LatentFaceError(
+            f"the loss is not finite in epoch {run.progress.epoch + 1}, batch {run.progress.batch + 1} ({terms}), "
+            f"pictures {', '.join(batch.names)}: look at their labels and latents, or lower --lr; the weights up to "
+            f"the last epoch are in {run.folder}"
+        )
+    return values
+
+
+def _grouped(loader: DataLoader, size: int) -> Iterator[list[LatentBatch]]:
+    """Batches in lists of `size`, the last possibly shorter."""
+    group: list[LatentBatch] = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _finish_epoch(run: Run) -> None:
+    """Validates, writes weights and metrics, and last of all the state that makes the epoch count as done."""
+    progress = run.progress
+    epoch = progress.epoch + 1
+    row: dict[str, Any] = {
+        "epoch": epoch,
+        "loss": progress.sums["total"] / progress.pictures,
+        **{f"loss_{name}": progress.sums[name] / progress.pictures for name in LOSS_TERMS[1:]},
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "seconds": progress.seconds,
+        "pictures_per_second": progress.pictures / progress.seconds,
+    }
+    if run.validation is not None and (epoch % run.config.val_every == 0 or epoch == run.config.epochs):
+        row["val_ap"] = validate(run.model, run.validation, run.config, run.precision)
+    score = _score(run, row)
+    progress.next_epoch()
+    facts = _facts(run, row)
+    save_checkpoint(run.folder / f"weight_{epoch}.pth", run.model, facts)
+    if score is not None and score > progress.best:
+        progress.best = score
+        save_checkpoint(run.folder / "weight_best.pth", run.model, facts)
+    run.journal.add(row)
+    _save_state(run)
+    _print_epoch(run, row)
+
+
+def _score(run: Run, row: dict[str, Any]) -> float | None:
+    """What weight_best.pth is chosen by: mean AP over the rates; without a validation set the loss (as 1 / loss)."""
+    if run.validation is None:
+        return 1 / max(row["loss"], 1e-9)
+    return sum(row["val_ap"].values()) / len(row["val_ap"]) if "val_ap" in row else None
+
+
+def _print_epoch(run: Run, row: dict[str, Any]) -> None:
+    line = (
+        f"epoch {row['epoch']}/{run.config.epochs}  loss {row['loss']:.3f} (classes {row['loss_classes']:.3f}, boxes "
+        f"{row['loss_boxes']:.3f}, landmarks {row['loss_landmarks']:.3f})  lr {row['lr']:.2g}  "
+        f"{row['seconds']:.0f} s, {row['pictures_per_second']:.1f} pictures/s"
+    )
+    for rate, ap in row.get("val_ap", {}).items():
+        line += f"  val AP@{rate} {ap:.3f}"
+    print(line, flush=True)
+
+
+def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "codec": run.dataset.codec,
+        "rates": list(run.dataset.rates),
+        "epoch": row["epoch"],
+        "metrics": row,
+        "training": setup.plain_settings(run.config),
+    }
+
+
+def _save_state(run: Run) -> None:
+    save_state(run.folder, run.model, run.optimizer, run.scaler, run.progress)

@@ -1,0 +1,198 @@
+"""Settings -> the parts of a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from latentface.data.latents import EpochBatches, NestedLatentWiderFaceDataset, collate, find_labels
+from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
+from latentface.data.statistics import measure_statistics
+from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import load_checkpoint, load_strictly
+from latentface.model.normalisation import LatentStatistics
+from latentface.model.predict import pick_device
+from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.training.config import TrainConfig
+from latentface.training.state import STATE_NAME
+
+__all__ = ["pick_device"]  # used by the loop beside what is below
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on GPUs that have it, float16 with loss scaling on others (T4, P100), float32 on CPUs."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def open_datasets(
+    config: TrainConfig,
+) -> tuple[NestedLatentWiderFaceDataset, NestedLatentWiderFaceDataset | None]:
+    """Training and validation set; the latter None, with a line, where the tree has none."""
+    frame = _label_frame(config)
+    train = _open_split(config, "train", frame, config.crop)
+    latent_dir, _ = config.split_paths("val")
+    if not latent_dir.is_dir():
+        if config.val_latent_dir:
+            raise LatentFaceError(f"--val_latent_dir {latent_dir}: no such folder")
+        print(f"no validation: {latent_dir} is not there; weight_best.pth follows the training loss")
+        return train, None
+    return train, _open_split(config, "val", frame, crop=0)
+
+
+def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -> NestedLatentWiderFaceDataset:
+    latent_dir, labels = config.split_paths(split)
+    if not latent_dir.is_dir():
+        raise LatentFaceError(
+            f"{latent_dir}: no such folder; --dataset_root has to hold {split}/latent/<picture>/{config.latent_type}"
+        )
+    dataset = NestedLatentWiderFaceDataset(
+        latent_dir, labels or find_labels(latent_dir.parent), config.used_rates, crop, config.seed, frame
+    )
+    if not any(len(picture.labels.boxes) for picture in dataset.pictures):
+        raise LatentFaceError(f"{dataset.label_file}: not one face in it; look at its format")
+    return dataset
+
+
+def _label_frame(config: TrainConfig) -> LabelFrame:
+    if config.image_dir:
+        return LabelFrame(measure_sizes(config.image_dir), config.label_fit)
+    if config.label_frame == "picture":
+        return LabelFrame()
+    if not config.image_sizes:
+        raise LatentFaceError("--label_frame source needs --image_sizes FILE.json or --image_dir DIR")
+    return LabelFrame(read_sizes(config.image_sizes), config.label_fit)
+
+
+def describe(
+    config: TrainConfig,
+    train: NestedLatentWiderFaceDataset,
+    validation: NestedLatentWiderFaceDataset | None,
+    device: torch.device,
+    precision: torch.dtype,
+) -> None:
+    """What will be trained on what, and everything odd about the data, before the first second is spent."""
+    print(
+        f"{config.model}, {config.bridge} bridge, on {device} in {str(precision).removeprefix('torch.')}; "
+        f"rates {', '.join(map(str, train.rates))}"
+    )
+    for split, dataset in (("train", train), ("val", validation)):
+        if dataset is not None:
+            faces = sum(len(picture.labels.boxes) for picture in dataset.pictures)
+            print(f"{split}: {len(dataset)} pictures, {faces} faces ({dataset.label_file})")
+            for note in dataset.notes:
+                print(f"  note: {note}")
+
+
+def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> RetinaFace:
+    """A model whose normalisation is measured on the training set; weights from ImageNet or from `--weight`."""
+    measured = measure_statistics(dataset)
+    statistics = LatentStatistics(
+        torch.from_numpy(measured.mean),
+        torch.from_numpy(measured.deviation),
+        measured.rates,
+        measured.rate_rows,
+        measured.indices,
+        measured.index_rows,
+    )
+    model_config = ModelConfig(
+        backbone=config.model, bridge=config.bridge, channels=measured.mean.shape[1], stride=dataset.stride
+    )
+    start_over = bool(config.weight or config.resume or config.model == "light")  # nothing of ImageNet would be left
+    model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
+    if config.weight and not config.resume:
+        checkpoint = load_checkpoint(config.weight, network=config.model)
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("normalisation.")}
+        learned = {name: t for name, t in checkpoint.state.items() if not name.startswith("normalisation.")}
+        load_strictly(model, learned | own, config.weight)
+    return model
+
+
+def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optimizer:
+    if config.freeze:
+        model.backbone.requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+
+
+def training_mode(model: RetinaFace, *, freeze: bool) -> None:
+    """Training mode; a frozen backbone keeps its batch statistics too."""
+    model.train()
+    if freeze:
+        model.backbone.eval()
+
+
+def build_loader(
+    config: TrainConfig, dataset: NestedLatentWiderFaceDataset, batches: EpochBatches, device: torch.device
+) -> DataLoader:
+    options = worker_options(config)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=options["num_workers"] > 0,
+        **options,
+    )
+
+
+def worker_options(config: TrainConfig, *, few: bool = False) -> dict[str, Any]:
+    """`few`: for a handful of batches, processes are not worth starting."""
+    workers = config.workers if config.workers >= 0 else min(os.cpu_count() or 1, 8)
+    return {"num_workers": 0} if few or not workers else {"num_workers": workers, "worker_init_fn": _leave_signals}
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the main one decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def experiment_folder(config: TrainConfig) -> Path:
+    """The folder to continue in, or a new one. Raises LatentFaceError for one that already holds a run."""
+    if config.resume:
+        return Path(config.resume)
+    folder = Path(config.out) if config.out else _next_free(config)
+    if (folder / STATE_NAME).exists():
+        raise LatentFaceError(
+            f"{folder} already holds a run: continue it with --resume {folder}, or give another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatentFaceError(
+            f"{folder}: cannot be made ({error.strerror}); give --out a folder you may write"
+        ) from error
+    return folder
+
+
+def _next_free(config: TrainConfig) -> Path:
+    name = f"{config.model}_{'_'.join(map(str, config.used_rates))}"
+    number = 1
+    while (folder := Path("runs") / f"{name}_{number:03d}").exists():
+        number += 1
+    return folder
+
+
+def plain_settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+
+
+def save_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    import yaml
+
+    settings = plain_settings(config)
+    kept = {name: value for name, value in settings.items() if name != "resume"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    return settings

@@ -1,0 +1,65 @@
+"""What `--resume` needs: everything that changes during a run, in one file, written atomically."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import load_plain, load_strictly, save_atomically
+from latentface.model.retinaface import RetinaFace
+
+STATE_NAME = "state.pth"
+LOSS_TERMS = ("total", "classes", "boxes", "landmarks")
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Order, rates and crops follow from (seed, epoch, index): no generator has a state."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # batches done of the next one
+    pictures: int = 0  # seen in that epoch
+    seconds: float = 0.0  # spent in that epoch, all its parts together
+    best: float = -1.0
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSS_TERMS, 0.0))  # of losses x pictures
+
+    def add(self, losses: dict[str, float], pictures: int, batches: int) -> None:
+        self.batch += batches
+        self.pictures += pictures
+        for name in LOSS_TERMS:
+            self.sums[name] += losses[name] * pictures
+
+    def next_epoch(self) -> None:
+        fresh = Progress(epoch=self.epoch + 1, best=self.best)
+        self.__dict__.update(fresh.__dict__)
+
+
+def save_state(
+    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+) -> None:
+    content: dict[str, Any] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "progress": asdict(progress),
+    }
+    save_atomically(content, folder / STATE_NAME)
+
+
+def load_state(
+    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Progress:
+    """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run."""
+    path = folder / STATE_NAME
+    content = load_plain(path)
+    try:
+        load_strictly(model, content["model"], str(path))
+        optimizer.load_state_dict(content["optimizer"])
+        scaler.load_state_dict(content["scaler"])
+        return Progress(**content["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise LatentFaceError(f"{path}: does not belong to a run with these settings ({error})") from error

@@ -1,0 +1,47 @@
+"""AP on the validation set, in the same terms as `latentface evaluate`."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader
+
+from latentface.data.latents import NestedLatentWiderFaceDataset, collate_by_shape
+from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
+from latentface.model.predict import predict
+from latentface.model.retinaface import RetinaFace
+from latentface.progress import progress
+from latentface.training.config import TrainConfig
+from latentface.training.setup import worker_options
+
+
+def validate(
+    model: RetinaFace,
+    dataset: NestedLatentWiderFaceDataset,
+    config: TrainConfig,
+    precision: torch.dtype,
+    batches: int | None = None,
+) -> dict[str, float]:
+    """Rate -> AP at IoU 0.5 over all faces, whole latents; `batches` limits how many are looked at."""
+    model.eval()
+    return {str(rate): _at_rate(model, dataset.at_rate(rate), config, precision, batches) for rate in dataset.rates}
+
+
+def _at_rate(
+    model: RetinaFace,
+    dataset: NestedLatentWiderFaceDataset,
+    config: TrainConfig,
+    precision: torch.dtype,
+    limit: int | None,
+) -> float:
+    options = worker_options(config, few=limit is not None)
+    loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, **options)
+    total = min(limit or len(loader), len(loader))
+    results = []
+    for groups in progress(islice(loader, total), f"validation at rate {dataset.rates[0]}", total, unit="batch"):
+        for batch in groups:
+            found = predict(model, batch.latents, batch.rates, batch.model_indices, precision=precision)
+            for row, faces in enumerate(found):
+                results.append(PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row)))
+    return evaluate_pictures(results).ap
