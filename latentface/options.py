@@ -73,7 +73,8 @@ def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LatentFaceError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        reason = " ".join(str(error).split())  # one line, with the position that YAML reports on later lines
+        raise LatentFaceError(f"{path}: cannot be read as YAML ({reason})") from error
     if not isinstance(values, dict):
         raise LatentFaceError(f"{path}: expected `name: value` lines")
     known = {f.name: f for f in fields(config_class)}
@@ -93,7 +94,7 @@ def _from_yaml(path: str | Path, setting: Field, hint: Any, value: Any) -> Any:
         raise LatentFaceError(f"{path}: {setting.name}: {value!r} is not of type {kind.__name__}")
     try:
         converted = [v if isinstance(v, kind) else _convert(kind, v) for v in wanted]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise LatentFaceError(f"{path}: {setting.name}: {value!r} is not of type {kind.__name__}") from error
     choices = setting.metadata.get("choices")
     for v in converted:

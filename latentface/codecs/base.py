@@ -62,8 +62,11 @@ class Codec(Protocol):
         """
         ...
 
-    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int]) -> list[Latent]:
-        """The same for several rates, sharing the work that does not depend on the rate."""
+    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
+        """The same for several rates, sharing the work that does not depend on the rate.
+
+        `pixels`: how many of the picture's pixels the bits are counted on; fewer than all where a part is padding.
+        """
         ...
 
     def usual_model(self, rate: int) -> int | None:

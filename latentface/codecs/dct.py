@@ -112,13 +112,13 @@ class DctCodec:
         """See `Codec.encode`. About 12 ms for 640x640 on one thread, half of it the search for the step."""
         return self.encode_rates(rgb, [rate])[0]
 
-    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int]) -> list[Latent]:
+    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
         """See `Codec.encode_rates`: one transform, then a search per rate."""
         for rate in rates:
             _check_rate(rate)
         coefficients, pad_right, pad_bottom = _coefficients(rgb)
         ordered = np.sort(coefficients.reshape(CHANNELS, -1), axis=1)
-        pixels = rgb.shape[0] * rgb.shape[1]
+        pixels = pixels or rgb.shape[0] * rgb.shape[1]
         latents = []
         for rate in rates:
             step = find_step(ordered, rate / 100 * pixels)

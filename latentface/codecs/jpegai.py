@@ -172,18 +172,20 @@ class JpegAiCodec:
         """See `Codec.encode`."""
         return self.encode_rates(rgb, [rate])[0]
 
-    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int]) -> list[Latent]:
+    def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
         """See `Codec.encode_rates`: every model that the rates need runs once."""
-        return self.encode_batch([rgb], rates)[0]
+        return self.encode_batch([rgb], rates, [pixels])[0]
 
-    def encode_batch(self, pictures: Sequence[np.ndarray], rates: Sequence[int]) -> list[list[Latent]]:
+    def encode_batch(
+        self, pictures: Sequence[np.ndarray], rates: Sequence[int], pixels: Sequence[int | None] | None = None
+    ) -> list[list[Latent]]:
         """Pictures of one size through the networks together -> the latents of every picture, in order of `rates`."""
         for rate in rates:
             _check_rate(rate)
         analysed = {index: self._analyse(pictures, index) for index in {MODEL_OF_RATE[rate] for rate in rates}}
         return [
-            [_quantise(rgb, analysed[MODEL_OF_RATE[rate]][number], rate) for rate in rates]
-            for number, rgb in enumerate(pictures)
+            [_quantise(rgb, analysed[MODEL_OF_RATE[rate]][number], rate, counted) for rate in rates]
+            for number, (rgb, counted) in enumerate(zip(pictures, pixels or [None] * len(pictures), strict=True))
         ]
 
     def encode_unquantised(self, rgb: np.ndarray, model_index: int) -> Latent:
@@ -279,12 +281,12 @@ def _yuv(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return planes / 128
 
 
-def _quantise(rgb: np.ndarray, y: np.ndarray, rate: int) -> Latent:
+def _quantise(rgb: np.ndarray, y: np.ndarray, rate: int, pixels: int | None) -> Latent:
     """One picture's y [256, h, w], rounded around the mean of every channel with the rate's gain."""
     gain = np.float32(math.exp(GAIN_OFFSET_OF_RATE[rate] * LOG_GAIN_PER_OFFSET))
     mean = y.mean(axis=(1, 2), keepdims=True)
     symbols = np.rint((y - mean) * gain)
-    bpp = entropy_bits(symbols.reshape(len(y), -1)) / (rgb.shape[0] * rgb.shape[1])
+    bpp = entropy_bits(symbols.reshape(len(y), -1)) / (pixels or rgb.shape[0] * rgb.shape[1])
     return _latent(rgb, mean + symbols / gain, rate, MODEL_OF_RATE[rate], float(1 / gain), bpp)
 
 

@@ -78,10 +78,11 @@ class PictureEncoder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LatentFaceError(f"{folder}: cannot be made ({error.strerror}); check --out") from error
-        latents = self.codec.encode_rates(render(rgb, row), view.rates)
+        content = row.content_width * row.content_height  # what bits per pixel are counted on
+        latents = self.codec.encode_rates(render(rgb, row), view.rates, content)
         for rate, latent in zip(view.rates, latents, strict=True):
             save_latent(folder / f"latent_{rate}.npy", latent.array, self.config.dtype)
-        entries = {rate: entry_of(latent, row) for rate, latent in zip(view.rates, latents, strict=True)}
+        entries = {rate: entry_of(latent) for rate, latent in zip(view.rates, latents, strict=True)}
         return replace(row, latents=entries, encoder=self.config.recorded())
 
     def place(self, rgb: np.ndarray, name: str, crop: int | None) -> ManifestRow:
@@ -102,11 +103,8 @@ def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
         np.save(file, stored, allow_pickle=False)
 
 
-def entry_of(latent: Latent, row: ManifestRow) -> LatentEntry:
-    """The codec counts bits per pixel of the square picture; the manifest per pixel of the photograph in it."""
-    square = latent.source_width * latent.source_height
-    content = row.content_width * row.content_height
-    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp * square / content, latent.exact)
+def entry_of(latent: Latent) -> LatentEntry:
+    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact)
 
 
 def run_tasks(
@@ -133,7 +131,8 @@ def _in_processes(
     try:
         while True:
             room = workers * TASKS_PER_WORKER - len(pending)
-            pending.update(pool.submit(_encode_in_worker, task) for task in islice(waiting, room))
+            with _no_interrupt():
+                pending.update(pool.submit(_encode_in_worker, task) for task in islice(waiting, room))
             if not pending:
                 return
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -148,12 +147,25 @@ def _in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits until the block is left; a process started in it never gets one, not even while it imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _encoder: PictureEncoder | None = None  # of this worker process
 
 
 def _start_worker(config: EncodeConfig, codec_factory: CodecFactory) -> None:
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

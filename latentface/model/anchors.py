@@ -19,6 +19,7 @@ TRUTHS_AT_A_TIME = 64  # bounds memory: B x 16,800 x 64 floats = 4.3 MB per pict
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # a cached tensor born in inference mode could not take part in training later
 def priors(
     level_shapes: tuple[tuple[int, int], ...],
     strides: tuple[int, ...],

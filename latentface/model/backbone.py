@@ -6,6 +6,7 @@ The ResNets start at layer2 (stride 4 in, He et al. 2016); stem and layer1 are k
 from __future__ import annotations
 
 import urllib.error
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,20 @@ def build_resnet(name: str, weights: str) -> torchvision.models.ResNet:
     resnet = getattr(torchvision.models, name)(weights=None)
     if weights != "none":
         state = _imagenet_state(name) if weights == "imagenet" else _state_from_file(name, weights)
-        expected = {key for key in resnet.state_dict() if not key.startswith("fc.")}
-        missing = sorted(expected - set(state))
-        if missing:
-            raise LatentFaceError(f"{weights}: no {name} weights ({missing[0]} is missing)")
+        misfits = sorted(_essential(resnet.state_dict()) ^ _essential(state))  # resnet34's names contain resnet18's
+        if misfits:
+            problem = "does not belong to it" if misfits[0] in state else "is missing"
+            raise LatentFaceError(f"{weights}: not the weights of a {name} ({misfits[0]} {problem})")
         try:
-            resnet.load_state_dict({key: state[key] for key in expected}, strict=False)
+            resnet.load_state_dict({key: state[key] for key in state if not key.startswith("fc.")}, strict=False)
         except RuntimeError as error:
             raise LatentFaceError(f"{weights}: these are not weights of {name}") from error
     return resnet
+
+
+def _essential(names: Iterable[str]) -> set[str]:
+    """Without the classifier and the counters of batch norm, which files from before PyTorch 0.4.1 lack."""
+    return {name for name in names if not name.startswith("fc.") and not name.endswith("num_batches_tracked")}
 
 
 def _imagenet_state(name: str) -> dict[str, Any]:
@@ -111,7 +117,11 @@ def _state_from_file(name: str, path: str) -> dict[str, Any]:
         raise LatentFaceError(
             f"--backbone_weights {path}: no such file (give a {name} state dict, 'imagenet' or 'none')"
         )
+    refusal = f"--backbone_weights {path}: not a PyTorch state dict of plain tensors"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise LatentFaceError(f"--backbone_weights {path}: not a PyTorch state dict of plain tensors") from error
+        raise LatentFaceError(refusal) from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise LatentFaceError(refusal)
+    return state

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,7 @@ from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import ModelConfig, RetinaFace
 
 FORMAT = "latentface/1"
+STRIDES = (16, 8, 32)  # of latents, the usual one first: what a bare state dict is tried with
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,14 @@ def save_atomically(content: dict[str, Any], path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch's writer meets a full disk with a RuntimeError of its own
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise LatentFaceError(
-            f"{path}: cannot be written ({error.strerror or error}); earlier files are intact"
+            f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); earlier files are intact"
         ) from error
+    finally:
+        with suppress(OSError):  # renamed already where all went well
+            temporary.unlink()
 
 
 def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
@@ -87,7 +92,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
         except (KeyError, TypeError, AttributeError) as error:
             raise LatentFaceError(f"{path}: a damaged latentface checkpoint ({error})") from error
     elif content and all(isinstance(value, Tensor) for value in content.values()):
-        state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+        state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
         checkpoint = Checkpoint(_config_of(state, path), state)
     else:
         raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict of its models")
@@ -117,12 +122,12 @@ def load_plain(path: str | Path) -> dict[str, Any]:
 
 def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> None:
     """Every weight has to be there and to fit; raises LatentFaceError naming the first that does not."""
-    own = model.state_dict()
+    own, kind = model.state_dict(), model.config.input
     for name in sorted(own.keys() | state.keys()):
         if name not in state:
             raise LatentFaceError(f"{origin}: {name} is missing")
         if name not in own:
-            raise LatentFaceError(f"{origin}: {name} does not belong to a {model.config.backbone} on latents")
+            raise LatentFaceError(f"{origin}: {name} does not belong to a {model.config.backbone} on {kind}s")
         if own[name].shape != state[name].shape:
             raise LatentFaceError(
                 f"{origin}: {name} is {list(state[name].shape)}, this model needs {list(own[name].shape)}"
@@ -139,22 +144,22 @@ def versions() -> dict[str, str]:
 
 
 def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:
-    """Empty tables of the sizes that the state dict will fill."""
-    mean = state.get("normalisation.mean")
-    if mean is None or "normalisation.rates" not in state:
+    """Empty tables of the sizes that the state dict will fill; None where it has none for latents."""
+    mean, rates, indices = (state.get(f"normalisation.{name}") for name in ("mean", "rates", "indices"))
+    if mean is None or mean.dim() != 2 or rates is None or indices is None:
         return None
-    rates, indices = (len(state[f"normalisation.{name}"]) for name in ("rates", "indices"))
-    return LatentStatistics(mean, torch.ones_like(mean), (0,) * rates, (0,) * rates, (0,) * indices, (0,) * indices)
+    of_rates, of_indices = (0,) * rates.numel(), (0,) * indices.numel()
+    return LatentStatistics(mean, torch.ones_like(mean), of_rates, of_rates, of_indices, of_indices)
 
 
 def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     """The configuration that a bare state dict belongs to, found by trying all: there are few."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
     statistics = _statistics_like(state)
-    for backbone, bridge in product(BACKBONES, BRIDGES):
+    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGES):
         if statistics is None:
             break
-        config = ModelConfig(backbone=backbone, bridge=bridge, channels=statistics.mean.shape[1])
+        config = ModelConfig(backbone, bridge, channels=statistics.mean.shape[1], stride=stride)
         with torch.device("meta"):  # shapes only, nothing is allocated
             model = RetinaFace(config, statistics)
         if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:

@@ -47,9 +47,10 @@ class LatentNormalisation(nn.Module):
 
     def __init__(self, statistics: LatentStatistics) -> None:
         super().__init__()
-        floor = SMALLEST_DEVIATION * statistics.deviation.square().mean(dim=1, keepdim=True).sqrt()
+        deviation = statistics.deviation.float()
+        floor = SMALLEST_DEVIATION * deviation.square().mean(dim=1, keepdim=True).sqrt()
         self.register_buffer("mean", statistics.mean.float().clone())
-        self.register_buffer("inverse_deviation", 1 / statistics.deviation.float().maximum(floor).clamp(min=1e-6))
+        self.register_buffer("inverse_deviation", 1 / deviation.maximum(floor).clamp(min=1e-6))
         for name in ("rates", "rate_rows", "indices", "index_rows"):
             self.register_buffer(name, torch.tensor(getattr(statistics, name), dtype=torch.int64))
 

@@ -86,7 +86,7 @@ class RetinaFace(nn.Module):
 
     def _bridge(self) -> nn.Module:
         scale, rest = divmod(self.config.stride, self.backbone.entry_stride)
-        if rest or scale & (scale - 1):
+        if rest or scale.bit_count() != 1:
             raise LatentFaceError(
                 f"a latent of stride {self.config.stride} cannot feed {self.config.backbone}: "
                 f"the stride has to be {self.backbone.entry_stride} times a power of two"

@@ -32,7 +32,7 @@ class Journal:
 
     def close(self) -> None:
         if self.wandb is not None:
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()
 
 
 def read_rows(path: Path) -> list[Row]:

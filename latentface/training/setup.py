@@ -136,14 +136,12 @@ def training_mode(model: RetinaFace, *, freeze: bool) -> None:
 def build_loader(
     config: TrainConfig, dataset: NestedLatentWiderFaceDataset, batches: EpochBatches, device: torch.device
 ) -> DataLoader:
-    options = worker_options(config)
     return DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        persistent_workers=options["num_workers"] > 0,
-        **options,
+        **worker_options(config),
     )
 
 

@@ -168,3 +168,11 @@ def test_decoding_refuses_other_latents():
         DctCodec().decode(dataclasses.replace(latent, codec="jpegai"))
     with pytest.raises(LatentFaceError, match=r"a dct latent is \[256, h, w\], found \[1, 256, 1, 1\]"):
         DctCodec().decode(dataclasses.replace(latent, array=latent.array[None]))
+
+
+def test_bits_are_counted_on_the_pixels_that_are_photograph():
+    """Half the pixels: the same rate buys half the bits, and bits per counted pixel meet the target."""
+    picture = photograph(160, 160)
+    half = DctCodec().encode_rates(picture, (50,), 160 * 80)[0]
+    assert half.bpp == pytest.approx(0.50, rel=0.02)
+    assert half.step == pytest.approx(DctCodec().encode(picture, 25).step, rel=0.05)

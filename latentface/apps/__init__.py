@@ -1,0 +1,1 @@
+"""What a person opens: the demo and its own drawn pictures, the local page."""

@@ -1,0 +1,189 @@
+"""The whole path in a few minutes: draw pictures, encode them, train, evaluate, detect. Nothing is downloaded.
+
+demo/photos/{train,val}/      drawn pictures and their labels
+demo/dataset/{train,val}/     the documented tree, made by the `dct` codec at five rates
+demo/run/                     the experiment directory
+demo/evaluation/              AP at every rate, prediction files
+demo/detections/              faces found in latents, drawn over the decoded pictures
+demo/how_it_looks.png         a picture, its latent, and the faces found in the latent
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from latentface.apps.drawing import draw_picture
+from latentface.codecs.base import RATES
+from latentface.data import encode
+from latentface.data.labels import PictureLabels, read_labels, write_labels
+from latentface.errors import LatentFaceError
+from latentface.inference import detect, evaluate
+from latentface.inference.draw import render_latent, save_picture
+from latentface.options import option
+from latentface.progress import progress
+from latentface.training.config import TrainConfig
+from latentface.training.loop import train
+
+SHOWN_RATE = 75
+
+
+@dataclass
+class DemoConfig:
+    """Draws pictures, encodes them, trains a small detector on their latents and finds faces with it."""
+
+    out: str = option("demo", "folder for everything that is made; continues where it was stopped")
+    pictures: int = option(900, "pictures to train on")
+    held_out: int = option(150, "pictures to evaluate on")
+    size: int = option(320, "side of a picture, pixels")
+    epochs: int = option(12, "epochs of training")
+    shown: int = option(3, "held-out pictures to draw faces on")
+    seed: int = option(0, "seed of pictures and training")
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "held_out", "epochs", "shown"):
+            if getattr(self, name) < 1:
+                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+
+
+def run(config: DemoConfig) -> int:
+    """Every step is a command of its own; finished ones are not repeated."""
+    start = time.monotonic()
+    out = Path(config.out)
+    for split, count in (("train", config.pictures), ("val", config.held_out)):
+        with _step(f"1. drawing {count} pictures for {split}"):
+            draw_split(out / "photos" / split, split, count, config)
+        with _step(f"2. encoding {split} at rates {', '.join(map(str, RATES))} with the dct codec"):
+            encode.run(_encoding(out, split, config))
+    with _step(f"3. training for {config.epochs} epochs"):
+        weight = _train(out, config)
+    with _step("4. evaluating on the held-out pictures"):
+        evaluate.run(
+            evaluate.EvaluateConfig(weight=str(weight), dataset_root=str(out / "dataset"), out=str(out / "evaluation"))
+        )
+    with _step("5. detecting"):
+        shown = show(out, weight, config)
+    _farewell(out, weight, shown, time.monotonic() - start)
+    return 0
+
+
+def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None:
+    """`count` PNG files and labels.txt; picture n of a split is the same in every run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = partial(_draw_one, folder=folder, split=split, size=config.size, seed=config.seed)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        labels = list(progress(pool.map(draw, range(count), chunksize=16), f"drawing {split}", count, "picture"))
+    write_labels(folder / "labels.txt", labels)
+
+
+def _draw_one(number: int, *, folder: Path, split: str, size: int, seed: int) -> PictureLabels:
+    cv2.setNumThreads(1)  # one process per core is at work
+    picture = draw_picture(np.random.default_rng((seed, split == "val", number)), size, size)
+    name = f"drawn_{split}_{number:04d}.png"
+    if not (folder / name).is_file():
+        save_picture(folder / name, picture.rgb)
+    return PictureLabels(name, picture.boxes, picture.landmarks, np.zeros(len(picture.boxes), dtype=bool))
+
+
+def _encoding(out: Path, split: str, config: DemoConfig) -> encode.EncodeConfig:
+    photos = out / "photos" / split
+    return encode.EncodeConfig(
+        images=str(photos),
+        labels=str(photos / "labels.txt"),
+        out=str(out / "dataset" / split),
+        size=config.size,
+        dtype="float16",  # half the disk; dct coefficients of 8-bit pictures lose nothing that matters
+    )
+
+
+def _train(out: Path, config: DemoConfig) -> Path:
+    """A light model for all five rates at once; continues an interrupted run."""
+    folder = out / "run"
+    settings = TrainConfig(
+        dataset_root=str(out / "dataset"),
+        out=str(folder),
+        resume=str(folder) if (folder / "state.pth").is_file() else "",
+        model="light",
+        bridge="shuffle",
+        rates=RATES,
+        epochs=config.epochs,
+        batch_size=16,
+        optimizer="adamw",
+        lr=2e-3,
+        schedule="cosine",
+        val_every=config.epochs,
+        no_wandb=True,
+        seed=config.seed,
+    )
+    train(settings)
+    return folder / "weight_final.pth"
+
+
+def show(out: Path, weight: Path, config: DemoConfig) -> list[Path]:
+    """Faces found in the latents of the first held-out pictures with several faces, and one picture of how it goes."""
+    latents = sorted((out / "dataset" / "val" / "latent").glob(f"*/latent_{SHOWN_RATE}.npy"))
+    labels = read_labels(out / "photos" / "val" / "labels.txt")
+    crowded = sorted(latents, key=lambda path: -len(labels[path.parent.name].boxes))[: config.shown]
+    folder = out / "detections"
+    detect.run(detect.DetectConfig(inputs=tuple(map(str, crowded)), weight=str(weight), out=str(folder)))
+    pictures = [folder / f"{path.parent.name}_latent_{SHOWN_RATE}.png" for path in crowded]
+    panels = [
+        np.array(Image.open(out / "photos" / "val" / f"{crowded[0].parent.name}.png").convert("RGB")),
+        render_latent(np.load(crowded[0], allow_pickle=False), stride=16),
+        np.array(Image.open(pictures[0]).convert("RGB")),
+    ]
+    save_picture(
+        out / "how_it_looks.png", side_by_side(panels, ("photograph", "its latent", "faces found in the latent"))
+    )
+    return [out / "how_it_looks.png", *pictures]
+
+
+def side_by_side(panels: list[np.ndarray], titles: tuple[str, ...], height: int = 480) -> np.ndarray:
+    """Pictures of one height in a row, each under its title."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(height / 100 * len(panels), height / 100 + 0.3), dpi=100, layout="constrained")
+    for axes, panel, title in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, titles, strict=True):
+        axes.imshow(panel, interpolation="antialiased")
+        axes.set_title(title)
+        axes.set_axis_off()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    start = time.monotonic()
+    print(f"\n{title}", flush=True)
+    yield
+    print(f"   {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _farewell(out: Path, weight: Path, shown: list[Path], seconds: float) -> None:
+    result = json.loads((out / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    scores = ", ".join(f"{score['all']['ap']:.3f} at rate {rate}" for rate, score in result["rates"].items())
+    pictures = result["protocol"]["pictures"]
+    lines = [
+        f"\nDone in {seconds / 60:.1f} minutes. AP (IoU 0.5) on {pictures} held-out drawn pictures: {scores}.",
+        "Look at:",
+        *(f"  {path}" for path in (*shown, out / "run" / "curves.png")),
+        "Next:",
+        f"  latentface detect YOUR_PHOTO.jpg --codec dct --rate {SHOWN_RATE} --weight {weight}",
+        "      (drawn faces taught it: expect little of real ones)",
+        "  latentface encode --images YOUR_PHOTOS --labels LABELS --out ROOT/train    your own pictures",
+        "  latentface train --dataset_root ROOT                                       your own detector",
+    ]
+    print("\n".join(lines))

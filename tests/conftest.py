@@ -1,0 +1,54 @@
+"""What several tests share: the folder of real data, and a tiny dataset of drawn pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentface.apps.drawing import draw_picture
+from latentface.codecs.dct import DctCodec
+from latentface.data.labels import PictureLabels, write_labels
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photographs, networks and ground truth, which are no part of the project."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared, real data that is not part of the project")
+    return folder
+
+
+def write_tree(split: Path, pictures: int, rates: tuple[int, ...], seed: int, size: int = 128) -> Path:
+    """A split of the documented tree: drawn pictures as dct latents, no manifest."""
+    codec, labels = DctCodec(), []
+    for number in range(pictures):
+        picture = draw_picture(np.random.default_rng((seed, number)), size, size, faces=number % 3)
+        name = f"drawn_{seed}_{number}"
+        folder = split / "latent" / name
+        folder.mkdir(parents=True)
+        for latent in codec.encode_rates(picture.rgb, rates):
+            np.save(folder / f"latent_{latent.rate}.npy", latent.array)
+        ignore = np.zeros(len(picture.boxes), dtype=bool)
+        labels.append(PictureLabels(f"event/{name}.jpg", picture.boxes, picture.landmarks, ignore))
+    write_labels(split / "labels.txt", labels)
+    return split
+
+
+@pytest.fixture(scope="session")
+def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ROOT with train/ (7 pictures of 128x128) and val/ (3), rates 25 and 75."""
+    root = tmp_path_factory.mktemp("drawn")
+    write_tree(root / "train", 7, (25, 75), seed=1)
+    write_tree(root / "val", 3, (25, 75), seed=2)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)  # the same on every machine: sums depend on it

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation
+
+# Rates 25 and 50 share a network, 75 has one of its own; row 2 belongs to a network that no rate uses by default.
+STATISTICS = LatentStatistics(
+    mean=torch.tensor([[0.0, 10], [1, 20], [2, 30]]),
+    deviation=torch.tensor([[1.0, 2], [4, 5], [8, 10]]),
+    rates=(25, 50, 75),
+    rate_rows=(0, 0, 1),
+    indices=(1, 3, 7),
+    index_rows=(0, 1, 2),
+)
+
+
+def normalised(rates: list[int], indices: list[int] | None = None) -> list[list[float]]:
+    """What becomes of a latent of 32 in both channels, per picture."""
+    latents = torch.full((len(rates), 2, 2, 3), 32.0)
+    found = LatentNormalisation(STATISTICS)(
+        latents, torch.tensor(rates), None if indices is None else torch.tensor(indices)
+    )
+    assert found.shape == latents.shape
+    assert (found == found[:, :, :1, :1]).all()  # the same at every position
+    return found[:, :, 0, 0].tolist()
+
+
+ROWS = [[32.0, 11.0], [7.75, 2.4], [3.75, 0.2]]  # (32 - mean) / deviation of each row
+
+
+def test_the_row_follows_the_rate():
+    assert normalised([75, 25, 50]) == pytest.approx([ROWS[1], ROWS[0], ROWS[0]])
+
+
+def test_the_row_follows_the_model_index_where_it_is_known():
+    assert normalised([25, 25, 75], [3, 7, 1]) == pytest.approx([ROWS[1], ROWS[2], ROWS[0]])
+
+
+def test_an_unknown_model_index_falls_back_to_the_rate():
+    assert normalised([75, 75, 25], [-1, 99, -1]) == pytest.approx([ROWS[1], ROWS[1], ROWS[0]])
+
+
+def test_indices_mean_nothing_to_statistics_without_them():
+    normalisation = LatentNormalisation(LatentStatistics(torch.tensor([[1.0]]), torch.tensor([[2.0]]), (75,), (0,)))
+    assert normalisation(torch.full((1, 1, 1, 1), 5.0), torch.tensor([75]), torch.tensor([0])).item() == 2.0
+
+
+def test_a_rate_that_is_not_in_the_table_takes_the_first_row():
+    assert normalised([99]) == pytest.approx([ROWS[0]])
+    assert LatentNormalisation(STATISTICS).known_rates == (25, 50, 75)
+
+
+def test_the_deviation_has_a_floor():
+    """Deviations 3 and 4 and two of nothing: the root mean square is 2.5, a tenth of it 0.25."""
+    statistics = LatentStatistics(torch.zeros(1, 4), torch.tensor([[3.0, 4, 0, 0.1]]), (75,), (0,))
+    found = LatentNormalisation(statistics)(torch.ones(1, 4, 1, 1), torch.tensor([75])).flatten()
+    assert found.tolist() == pytest.approx([1 / 3, 1 / 4, 4, 4])
+
+
+def test_the_floor_is_that_of_the_row():
+    statistics = LatentStatistics(torch.zeros(2, 2), torch.tensor([[1.0, 0], [100, 0]]), (12, 100), (0, 1))
+    inverse = LatentNormalisation(statistics).inverse_deviation[:, 1]
+    assert (1 / inverse).tolist() == pytest.approx([0.1 * 0.5**0.5, 10 * 0.5**0.5])
+
+
+def test_constant_latents_stay_finite():
+    statistics = LatentStatistics(torch.full((1, 2), 3.0), torch.zeros(1, 2), (75,), (0,))
+    found = LatentNormalisation(statistics)(torch.full((1, 2, 1, 1), 3.0), torch.tensor([75]))
+    assert found.flatten().tolist() == [0, 0]
+
+
+def test_statistics_of_double_precision_do_not_change_the_models_precision():
+    statistics = LatentStatistics(torch.zeros(1, 2).double(), torch.ones(1, 2).double(), (75,), (0,))
+    assert LatentNormalisation(statistics)(torch.ones(1, 2, 1, 1), torch.tensor([75])).dtype == torch.float32
+
+
+def test_neutral_statistics_leave_latents_as_they_are():
+    latents = torch.randn(2, 3, 4, 5)
+    normalisation = LatentNormalisation(LatentStatistics.neutral(3, (12, 100)))
+    assert torch.equal(normalisation(latents, torch.tensor([100, 12])), latents)
+    assert normalisation.known_rates == (12, 100)
+
+
+def test_the_tables_travel_with_the_state_dict():
+    source, target = (
+        LatentNormalisation(STATISTICS),
+        LatentNormalisation(
+            LatentStatistics(torch.zeros(3, 2), torch.ones(3, 2), (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0))
+        ),
+    )
+    target.load_state_dict(source.state_dict())
+    latents, rates = torch.randn(2, 2, 2, 2), torch.tensor([75, 25])
+    assert torch.equal(target(latents, rates), source(latents, rates))
+    assert target.known_rates == (25, 50, 75)
+
+
+def test_pictures_get_the_range_of_imagenet():
+    normalisation = PictureNormalisation()
+    pictures = torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1) + torch.tensor([0, 58.395]).view(2, 1, 1, 1)
+    found = normalisation(pictures, torch.tensor([0, 0]), torch.tensor([-1, -1]))[:, :, 0, 0]
+    assert torch.allclose(found[0], torch.zeros(3), atol=1e-6)
+    assert torch.allclose(found[1], torch.tensor([1, 0.229 / 0.224, 0.229 / 0.225]))
+    assert normalisation.known_rates == ()

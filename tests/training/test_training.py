@@ -1,0 +1,329 @@
+"""Training from end to end on drawn pictures: the documented scripts, resume, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, write_tree
+
+from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import load_checkpoint
+from latentface.training import journal, loop
+from latentface.training.config import TrainConfig
+from latentface.training.journal import read_rows
+from latentface.training.loop import train
+from latentface.training.setup import pick_precision
+
+
+def config(root: Path, out: Path, **changes) -> TrainConfig:
+    settings = {"model": "light", "bridge": "shuffle", "epochs": 2, "batch_size": 2, "workers": 0, "device": "cpu"}
+    return TrainConfig(dataset_root=str(root), out=str(out), **({"no_wandb": True} | settings | changes))
+
+
+def state(folder: Path, name: str = "weight_final.pth") -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / name).state
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def run_script(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / script), *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_experiment_directory_is_complete(drawn_dataset: Path, tmp_path: Path) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", rates=(25, 75)))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "curves.png",
+        "weight_1.pth",
+        "weight_2.pth",
+        "weight_best.pth",
+        "weight_final.pth",
+        "state.pth",
+    }
+    rows = read_rows(folder / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]["val_ap"]) == {"25", "75"}
+    assert rows[0]["loss"] == pytest.approx(
+        rows[0]["loss_classes"] + 2 * rows[0]["loss_boxes"] + rows[0]["loss_landmarks"], rel=1e-4
+    )
+    checkpoint = load_checkpoint(folder / "weight_final.pth")
+    assert checkpoint.facts["rates"] == [25, 75]
+    assert checkpoint.facts["training"]["batch_size"] == 2
+    assert checkpoint.facts["epoch"] == 2
+    assert same(checkpoint.state, state(folder, "weight_2.pth"))
+
+
+def test_same_seed_same_weights_and_workers_change_nothing(drawn_dataset: Path, tmp_path: Path) -> None:
+    first = train(config(drawn_dataset, tmp_path / "a", epochs=1, crop=4))
+    second = train(config(drawn_dataset, tmp_path / "b", epochs=1, crop=4, workers=2))
+    other = train(config(drawn_dataset, tmp_path / "c", epochs=1, crop=4, seed=1))
+    assert same(state(first), state(second))
+    assert not same(state(first), state(other))
+
+
+def test_killed_and_resumed_run_equals_one_that_was_not(drawn_dataset: Path, tmp_path: Path) -> None:
+    whole = train(config(drawn_dataset, tmp_path / "whole", epochs=3, rates=(25, 75)))
+    arguments = ["--dataset_root", str(drawn_dataset), "--model", "light", "--bridge", "shuffle", "--epochs", "3"]
+    arguments += ["--batch_size", "2", "--no_wandb", "--workers", "1", "--rates", "25", "75", "--out", "killed"]
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train_retinaface.py"), *arguments, "--save_minutes", "0.0001"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        start_new_session=True,
+    )
+    folder = tmp_path / "killed"
+    deadline = time.monotonic() + 120
+    while not (folder / "weight_1.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(np.random.default_rng().uniform(0, 0.5))  # anywhere: while saving, validating, in a step
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = train(config(drawn_dataset, tmp_path / "ignored", epochs=3, rates=(25, 75), resume=str(folder)))
+    assert resumed == folder
+    assert same(state(whole), state(folder))
+    compared = ("epoch", "loss", "val_ap", "lr")
+    rows = [[{k: row[k] for k in compared} for row in read_rows(f / "metrics.jsonl")] for f in (whole, folder)]
+    assert rows[0] == rows[1]
+
+
+def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    whole = train(config(drawn_dataset, tmp_path / "whole"))
+    steps = 0
+    step = loop._step
+
+    def step_then_interrupt(run, group) -> None:
+        nonlocal steps
+        step(run, group)
+        steps += 1
+        if steps == 6:  # the second of four in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "_step", step_then_interrupt)
+    folder = train(config(drawn_dataset, tmp_path / "stopped"))
+    assert "stopped: interrupted. Continue with --resume" in capsys.readouterr().out
+    assert not (folder / "weight_final.pth").exists()
+    assert steps == 6
+    train(config(drawn_dataset, tmp_path / "x", resume=str(folder)))
+    assert steps == 8
+    assert same(state(whole), state(folder))
+
+
+def test_max_hours_stops_after_a_step(drawn_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", max_hours=1e-9))
+    assert "stopped: the time is up" in capsys.readouterr().out
+    assert (folder / "state.pth").exists()
+    assert not (folder / "weight_1.pth").exists()
+
+
+def test_accumulating_single_pictures_sees_every_picture(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    step = loop._step
+    monkeypatch.setattr(loop, "_step", lambda run, group: (groups.append(len(group)), step(run, group)))
+    train(config(drawn_dataset, tmp_path / "run", epochs=1, batch_size=2, accumulate=3))
+    assert groups == [3, 1]  # seven pictures: four batches
+
+
+def test_documented_scripts(drawn_dataset: Path, tmp_path: Path) -> None:
+    """The mission's flags, with a small backbone; then detection with the weights they write."""
+    done = run_script(
+        "train_retinaface.py", "--dataset_root", str(drawn_dataset), "--epochs", "1", "--batch_size", "4",
+        "--lr", "0.001", "--model", "resnet18", "--device", "cpu", "--no_wandb", "--freeze",
+        "--backbone_weights", "none", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "runs" / "resnet18_75_001" / "weight_final.pth"
+    assert weights.is_file()
+    done = run_script(
+        "train.py", "--use_latent", "--latent_dir", str(drawn_dataset / "train/latent"),
+        "--val_latent_dir", str(drawn_dataset / "val/latent"),
+        "--train_label_file", str(drawn_dataset / "train/labels.txt"),
+        "--val_label_file", str(drawn_dataset / "val/labels.txt"),
+        "--latent_type", "latent_25.npy", "--model", "resnet18", "--weight", str(weights),
+        "--epochs", "1", "--no_wandb", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    latent = next((drawn_dataset / "val/latent").glob("*/latent_75.npy"))
+    done = run_script(
+        "detection.py", "--latent", str(latent), "--weight", str(weights), "--network", "resnet18", "--conf", "0.6",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "detections" / f"{latent.parent.name}_latent_75.json").read_text())
+    assert all(face["score"] >= 0.6 for face in found["faces"])
+    done = run_script(
+        "detection.py", "--latent", str(latent), "--weight", str(weights), "--network", "resnet50", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"latentface: error: {weights} holds a resnet18, not a resnet50: ask for resnet18"
+    ]
+
+
+def test_frozen_backbone_does_not_move(drawn_dataset: Path, tmp_path: Path) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", freeze=True))
+    first, last = state(folder, "weight_1.pth"), state(folder)
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved
+    assert not any(name.startswith("backbone.") for name in moved)
+
+
+def test_start_weights_are_used_with_new_statistics(drawn_dataset: Path, tmp_path: Path) -> None:
+    first = train(config(drawn_dataset, tmp_path / "a", epochs=1))
+    second = train(
+        config(drawn_dataset, tmp_path / "b", epochs=1, rates=(25,), lr=0.0, weight=str(first / "weight_final.pth"))
+    )
+    learned = {name for name, _ in load_checkpoint(second / "weight_final.pth").build().named_parameters()}
+    before, after = state(first), state(second)
+    assert all(torch.equal(before[name], after[name]) for name in learned)
+    assert after["normalisation.rates"].tolist() == [25]
+
+
+def test_used_directory_is_refused(drawn_dataset: Path, tmp_path: Path) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", epochs=1))
+    with pytest.raises(LatentFaceError, match="already holds a run: continue it with --resume"):
+        train(config(drawn_dataset, folder, epochs=1))
+
+
+def test_loss_that_is_not_finite_names_the_pictures_and_keeps_the_weights(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = loop._losses
+
+    def explode(run, batch):
+        found = losses(run, batch)
+        return found if run.progress.epoch == 0 else found | {"total": found["total"] * float("inf")}
+
+    monkeypatch.setattr(loop, "_losses", explode)
+    with pytest.raises(LatentFaceError, match=r"not finite in epoch 2, batch 1 .*pictures drawn_1_\d, drawn_1_\d"):
+        train(config(drawn_dataset, tmp_path / "run"))
+    assert all(t.isfinite().all() for t in state(tmp_path / "run", "weight_1.pth").values())
+
+
+def test_broken_validation_is_found_before_the_first_step(tmp_path: Path) -> None:
+    write_tree(tmp_path / "train", 2, (75,), seed=3)
+    val = write_tree(tmp_path / "val", 2, (75,), seed=4)
+    broken = val / "latent" / "drawn_4_1" / "latent_75.npy"
+    array = np.load(broken)
+    array[3, 2, 1] = np.nan
+    np.save(broken, array)
+    with pytest.raises(LatentFaceError, match="NaN or infinite") as caught:
+        train(config(tmp_path, tmp_path / "run"))
+    assert str(broken) in str(caught.value)
+
+
+def test_without_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_tree(tmp_path / "train", 2, (75,), seed=3)
+    folder = train(config(tmp_path, tmp_path / "run", epochs=1))
+    assert "no validation" in capsys.readouterr().out
+    assert (folder / "weight_best.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dataset_root", "nowhere"], "nowhere/train/latent: no such folder"),
+        (["--epoch", "3"], "unknown argument --epoch (did you mean --epochs?)"),
+        (["--epochs", "0"], "--epochs 0: has to be 1 or more"),
+        (["--model", "resnet19"], "invalid choice: 'resnet19'"),
+        (["--dataset_root", "{root}", "--latent_type", "latent_80.npy"], "no latent of rate 80; there are 25, 75"),
+        (["--dataset_root", "{root}", "--latent_type", "75"], None),
+        (["--dataset_root", "{root}", "--latent_type", "best.npy"], "expected a name like latent_75.npy"),
+        (["--dataset_root", "{root}", "--device", "cuda:7"], "--device cuda:7: not available here"),
+        (["--dataset_root", "{root}", "--backbone_weights", "gone.pth"], "--backbone_weights gone.pth: no such file"),
+        (["--dataset_root", "{root}", "--weight", "gone.pth"], "gone.pth: no such file"),
+        (["--resume", "gone"], "gone/config.yaml: cannot be read"),
+        (["--dataset_root", "{root}", "--label_frame", "source"], "needs --image_sizes FILE.json or --image_dir DIR"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str],
+    expected: str | None,
+    drawn_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    from latentface.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(root=drawn_dataset) for argument in arguments]
+    if expected is None:  # `75` alone is understood
+        assert TrainConfig(latent_type="75").used_rates == (75,)
+        return
+    assert main(["train", "--no_wandb", *filled]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.startswith("latentface: error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_only_the_documented_packages_are_needed(drawn_dataset: Path, tmp_path: Path) -> None:
+    """The Kaggle instructions install torch, torchvision, numpy, opencv, matplotlib and wandb (which brings PyYAML)."""
+    script = (
+        "import sys\n"
+        "for name in ('tqdm', 'scipy', 'safetensors'): sys.modules[name] = None\n"
+        "from latentface.cli import main\n"
+        "sys.exit(main(['train', *sys.argv[1:]]))\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-c", script, "--dataset_root", str(drawn_dataset), "--model", "light", "--epochs", "1",
+            "--no_wandb", "--workers", "0", "--out", str(tmp_path / "run"),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "weight_final.pth").is_file()
+
+
+def test_wandb_logs_offline_without_a_login(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(journal, "_has_login", lambda wandb: False)
+    folder = train(config(drawn_dataset, tmp_path / "run", epochs=1, no_wandb=False))
+    assert "no login, logging offline" in capsys.readouterr().out
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_wandb_missing_is_said_in_one_line(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(config(drawn_dataset, tmp_path / "run", epochs=1, no_wandb=False))
+    assert "Weights & Biases is not installed" in capsys.readouterr().out
+
+
+def test_yaml_settings_and_flags_over_them(drawn_dataset: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "light.yaml"
+    settings.write_text(f"dataset_root: {drawn_dataset}\nmodel: light\nepochs: 5\nworkers: 0\nno_wandb: true\n")
+    from latentface.cli import main
+
+    assert main(["train", "--config", str(settings), "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert [row["epoch"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1]
+
+
+def test_precision_by_device() -> None:
+    assert pick_precision("auto", torch.device("cpu")) == torch.float32
+    assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
