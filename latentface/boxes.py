@@ -1,4 +1,5 @@
-"""Box algebra. A box is `x1 y1 x2 y2`, float, picture pixels; arrays are [N, 4], NumPy or torch alike.
+"""Box algebra. A box is `x1 y1 x2 y2`, float, picture pixels. Arrays of boxes are [N, 4]: NumPy where files are
+read and numbers made, torch (`batched_iou`) where models train.
 
 Numbers of the WIDER FACE protocol use another convention (a box covers `x2 - x1 + 1` pixels):
 see `evaluation/wider.py`.

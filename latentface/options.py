@@ -39,7 +39,7 @@ def option(
 
 
 def parse(config_class: type[Config], arguments: Sequence[str] | None, program: str) -> Config:
-    """Command line -> config. Order of precedence: flags, then `--config file.yaml`, then defaults.
+    """Command line -> config. Order of precedence: flags, a `settings_file`, `--config file.yaml`, defaults.
 
     Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
     """
@@ -73,7 +73,8 @@ def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # one line, with the position that YAML reports on later lines
+        mark = getattr(error, "problem_mark", None)  # where a YAML mistake is; its own text is several lines long
+        reason = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())  # type: ignore
         raise LatentFaceError(f"{path}: cannot be read as YAML ({reason})") from error
     if not isinstance(values, dict):
         raise LatentFaceError(f"{path}: expected `name: value` lines")
@@ -124,14 +125,9 @@ class _Parser(argparse.ArgumentParser):
         raise LatentFaceError(f"{message}; see {self.prog} --help")
 
 
-class _Help(argparse.HelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help
-
-
 def _parser(config_class: type, program: str) -> argparse.ArgumentParser:
     description = (config_class.__doc__ or "").strip()
-    parser = _Parser(prog=program, description=description, formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(config_class)
     for setting in fields(config_class):
         _add(parser, setting, *_unwrap(hints[setting.name]))
@@ -142,7 +138,7 @@ def _parser(config_class: type, program: str) -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, setting: Field, kind: type, many: bool, optional: bool) -> None:
     text = setting.metadata.get("help", "").replace("%", "%%")
     shown = setting.default
-    if shown is not MISSING and shown is not None and shown != "" and shown is not False:
+    if shown is not MISSING and shown is not None and shown != "" and shown != () and shown is not False:
         text += f" (default: {' '.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
     keywords: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     if kind is bool:

@@ -6,6 +6,7 @@ demo/run/                     the experiment directory
 demo/evaluation/              AP at every rate, prediction files
 demo/detections/              faces found in latents, drawn over the decoded pictures
 demo/how_it_looks.png         a picture, its latent, and the faces found in the latent
+demo/summary.json             AP and face counts per rate, settings, seconds per step, versions
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,10 +29,12 @@ from PIL import Image
 from latentface.apps.drawing import draw_picture
 from latentface.codecs.base import RATES
 from latentface.data import encode
+from latentface.data.files import replacing
 from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.errors import LatentFaceError
 from latentface.inference import detect, evaluate
 from latentface.inference.draw import render_latent, save_picture
+from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
 from latentface.training.config import TrainConfig
@@ -59,22 +63,24 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> int:
     """Every step is a command of its own; finished ones are not repeated."""
-    start = time.monotonic()
     out = Path(config.out)
-    for split, count in (("train", config.pictures), ("val", config.held_out)):
-        with _step(f"1. drawing {count} pictures for {split}"):
+    seconds: dict[str, float] = {}
+    splits = (("train", config.pictures), ("val", config.held_out))
+    with _step("drawing", f"1. drawing {config.pictures} + {config.held_out} pictures", seconds):
+        for split, count in splits:
             draw_split(out / "photos" / split, split, count, config)
-        with _step(f"2. encoding {split} at rates {', '.join(map(str, RATES))} with the dct codec"):
+    with _step("encoding", f"2. encoding them at rates {', '.join(map(str, RATES))} with the dct codec", seconds):
+        for split, _ in splits:
             encode.run(_encoding(out, split, config))
-    with _step(f"3. training for {config.epochs} epochs"):
+    with _step("training", f"3. training for {config.epochs} epochs", seconds):
         weight = _train(out, config)
-    with _step("4. evaluating on the held-out pictures"):
+    with _step("evaluating", "4. evaluating on the held-out pictures", seconds):
         evaluate.run(
             evaluate.EvaluateConfig(weight=str(weight), dataset_root=str(out / "dataset"), out=str(out / "evaluation"))
         )
-    with _step("5. detecting"):
+    with _step("detecting", "5. detecting", seconds):
         shown = show(out, weight, config)
-    _farewell(out, weight, shown, time.monotonic() - start)
+    _farewell(weight, shown, summarise(out, config, seconds), out)
     return 0
 
 
@@ -82,7 +88,7 @@ def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None
     """`count` PNG files and labels.txt; picture n of a split is the same in every run."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = partial(_draw_one, folder=folder, split=split, size=config.size, seed=config.seed)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         labels = list(progress(pool.map(draw, range(count), chunksize=16), f"drawing {split}", count, "picture"))
     write_labels(folder / "labels.txt", labels)
 
@@ -165,19 +171,39 @@ def side_by_side(panels: list[np.ndarray], titles: tuple[str, ...], height: int 
 
 
 @contextmanager
-def _step(title: str) -> Iterator[None]:
+def _step(name: str, title: str, seconds: dict[str, float]) -> Iterator[None]:
     start = time.monotonic()
     print(f"\n{title}", flush=True)
     yield
-    print(f"   {time.monotonic() - start:.0f} s", flush=True)
+    seconds[name] = round(time.monotonic() - start, 1)
+    print(f"   {seconds[name]:.0f} s", flush=True)
 
 
-def _farewell(out: Path, weight: Path, shown: list[Path], seconds: float) -> None:
+def summarise(out: Path, config: DemoConfig, seconds: dict[str, float]) -> dict[str, Any]:
+    """What came out and what it cost, also written to `out`/summary.json."""
     result = json.loads((out / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
-    scores = ", ".join(f"{score['all']['ap']:.3f} at rate {rate}" for rate, score in result["rates"].items())
-    pictures = result["protocol"]["pictures"]
+    summary = {
+        "protocol": result["protocol"]
+        | {"set": "drawn pictures", "weight": "light, shuffle bridge, one for all rates"},
+        "settings": {name: value for name, value in asdict(config).items() if name != "out"},
+        "rates": {
+            rate: {"ap": score["all"]["ap"], "faces": score["all"]["truths"], "mean_bpp": score["mean_bpp"]}
+            for rate, score in result["rates"].items()
+        },
+        "seconds": seconds | {"total": round(sum(seconds.values()), 1)},
+        "cores": cores(),
+        "versions": result["versions"],
+    }
+    with replacing(out / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def _farewell(weight: Path, shown: list[Path], summary: dict[str, Any], out: Path) -> None:
+    scores = ", ".join(f"{score['ap']:.3f} at rate {rate}" for rate, score in summary["rates"].items())
     lines = [
-        f"\nDone in {seconds / 60:.1f} minutes. AP (IoU 0.5) on {pictures} held-out drawn pictures: {scores}.",
+        f"\nDone in {summary['seconds']['total'] / 60:.1f} minutes. "
+        f"AP (IoU 0.5) on {summary['settings']['held_out']} held-out drawn pictures: {scores}.",
         "Look at:",
         *(f"  {path}" for path in (*shown, out / "run" / "curves.png")),
         "Next:",

@@ -12,7 +12,6 @@ square of a photograph: learned latents cannot be mirrored or resized, so augmen
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -28,12 +27,14 @@ import torch
 from latentface.codecs import open_codec
 from latentface.codecs.base import RATES, Codec
 from latentface.data.encode_tree import EncodeSummary, Tree
-from latentface.data.encode_worker import CodecFactory, Outcome, run_tasks
+from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.files import base_name, name_problem
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.pictures import Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
+from latentface.machine import cores
 from latentface.options import option
+from latentface.progress import progress
 
 FITS = ("pad", "stretch")
 NAMED = 3  # how many names a note gives
@@ -96,8 +97,8 @@ def encode(
     tree.open()
     skipped: list[str] = []
     written = 0
-    with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or _cores())) as outcomes:
-        for outcome in _progress(outcomes, len(tasks)):
+    with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
+        for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
             tree.add(outcome.rows)
             written += len(outcome.rows)
             if outcome.problem:
@@ -171,19 +172,6 @@ def _refuse_same_base(names: Iterable[str]) -> None:
             raise LatentFaceError(f"{name!r} cannot be used as a picture's name: {problem}")
         if seen.setdefault(base_name(name), name) != name:
             raise LatentFaceError(f"{seen[base_name(name)]} and {name} would share a directory; rename one")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _progress(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
-    """A bar with the time left, on a terminal only."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return outcomes
-    return tqdm(outcomes, total=total, unit="picture", disable=None)
 
 
 def _say(line: str) -> None:

@@ -25,7 +25,7 @@ from latentface.errors import LatentFaceError
 from latentface.model.backbone import BACKBONES
 from latentface.model.bridge import BRIDGES
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import LEVEL_STRIDES, ModelConfig, RetinaFace
 
 FORMAT = "latentface/1"
 STRIDES = (16, 8, 32)  # of latents, the usual one first: what a bare state dict is tried with
@@ -156,10 +156,11 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     """The configuration that a bare state dict belongs to, found by trying all: there are few."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
     statistics = _statistics_like(state)
+    sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
     for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGES):
-        if statistics is None:
+        if statistics is None or not all(sizes):
             break
-        config = ModelConfig(backbone, bridge, channels=statistics.mean.shape[1], stride=stride)
+        config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes)
         with torch.device("meta"):  # shapes only, nothing is allocated
             model = RetinaFace(config, statistics)
         if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:

@@ -1,7 +1,9 @@
 """RetinaFace's multi-task loss: face or not, box, five landmarks (Deng et al. 2020, eq. 1).
 
 Classification by cross-entropy with seven hard negatives for every positive (online hard example mining), boxes and
-landmarks by smooth L1 on encoded offsets, weighted 1 : 2 : 1, each divided by its number of positives.
+landmarks by smooth L1 on encoded offsets, weighted 1 : 2 : 1 as in the PyTorch implementations in public use (the
+paper weighs them 1 : 0.25 : 0.1), each divided by its number of positives. One departure: a picture without faces
+contributes seven negatives; there it contributes none.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 UNKNOWN_INDEX = -1
-# A channel that is almost always zero would turn a rare symbol into a huge value: its deviation counts as this part
-# of the root mean square over all channels.
-SMALLEST_DEVIATION = 0.1
+# A channel that is almost always zero would turn a rare symbol into a huge value: its deviation counts as at least
+# this part of the root mean square over all channels, and what is still far out is cut off.
+SMALLEST_DEVIATION = 0.02
+LARGEST_VALUE = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class LatentNormalisation(nn.Module):
             known = model_indices[:, None] == self.indices  # [B, K]
             rows = torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
         mean = self.mean[rows][:, :, None, None]
-        return (latents - mean) * self.inverse_deviation[rows][:, :, None, None]
+        normalised = (latents - mean) * self.inverse_deviation[rows][:, :, None, None]
+        return normalised.clamp(-LARGEST_VALUE, LARGEST_VALUE)
 
     @property
     def known_rates(self) -> tuple[int, ...]:

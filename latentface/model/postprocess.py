@@ -26,7 +26,7 @@ class Faces:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Defaults of RetinaFace's WIDER FACE test."""
+    """Defaults of RetinaFace's WIDER FACE test; IoU here is without the extra pixel that its NMS adds to each side."""
 
     confidence: float = 0.02
     nms: float = 0.4  # IoU above which the weaker of two boxes goes
@@ -54,6 +54,8 @@ def _picture(
     boxes = decode_boxes(offsets[candidates], priors[candidates])
     limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
     boxes = boxes.clamp(min=0).minimum(limit)
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # a box that lay outside has no area left
+    boxes, candidates = boxes[seen], candidates[seen]
     kept = nms(boxes, scores[candidates], thresholds.nms)[: thresholds.keep]
     landmarks = decode_landmarks(points[candidates[kept]], priors[candidates[kept]])
     return Faces(

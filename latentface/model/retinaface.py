@@ -76,6 +76,8 @@ class RetinaFace(nn.Module):
         else:
             self.normalisation = LatentNormalisation(statistics or LatentStatistics.neutral(config.channels, RATES))
             self.entry = self._bridge()
+        for level_stride, sizes in zip(LEVEL_STRIDES, config.prior_sizes, strict=True):
+            self.register_buffer(f"prior_sizes_{level_stride}", torch.tensor(sizes))  # a state dict tells them too
         channels = NECK_CHANNELS[config.backbone]
         self.neck = FeaturePyramid(self.backbone.out_channels, channels)
         self.context = nn.ModuleList(ContextHead(channels) for _ in LEVEL_STRIDES)

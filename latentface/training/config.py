@@ -46,6 +46,9 @@ class TrainConfig:
     label_fit: str = option("stretch", "how photographs were brought to the coded size", choices=("stretch", "pad"))
 
     backbone_weights: str = option("imagenet", "imagenet, none, or the path of a torchvision state dict")
+    prior_sizes: tuple[int, ...] = option(
+        (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
+    )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGES))
     optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
     schedule: str = option(
@@ -72,6 +75,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "val_every"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
+            raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
         for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes"):
             if not getattr(self, name) >= 0:  # refuses NaN too
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")

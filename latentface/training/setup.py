@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from latentface.data.latents import EpochBatches, NestedLatentWiderFaceDataset, 
 from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
 from latentface.data.statistics import measure_statistics
 from latentface.errors import LatentFaceError
+from latentface.machine import cores
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.predict import pick_device
@@ -105,7 +105,11 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         measured.index_rows,
     )
     model_config = ModelConfig(
-        backbone=config.model, bridge=config.bridge, channels=measured.mean.shape[1], stride=dataset.stride
+        backbone=config.model,
+        bridge=config.bridge,
+        channels=measured.mean.shape[1],
+        stride=dataset.stride,
+        prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
     )
     start_over = bool(config.weight or config.resume or config.model == "light")  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
@@ -147,7 +151,7 @@ def build_loader(
 
 def worker_options(config: TrainConfig, *, few: bool = False) -> dict[str, Any]:
     """`few`: for a handful of batches, processes are not worth starting."""
-    workers = config.workers if config.workers >= 0 else min(os.cpu_count() or 1, 8)
+    workers = config.workers if config.workers >= 0 else min(cores(), 8)
     return {"num_workers": 0} if few or not workers else {"num_workers": workers, "worker_init_fn": _leave_signals}
 
 

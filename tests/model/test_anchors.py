@@ -142,9 +142,13 @@ def test_thresholds_are_inclusive():
     assert match(prior, *face, forced=1.0)[0].tolist() == [[1]]
     assert match(prior, *face, threshold=0.36, forced=0.35)[0].tolist() == [[1]]
     assert match(prior, *face, threshold=0.36, forced=0.36)[0].tolist() == [[0]]
+    boxes, valid, ignore = face
+    assert match(prior, boxes, valid, ~ignore)[0].tolist() == [[IGNORED]]
 
 
-def test_a_prior_takes_the_face_it_overlaps_most_and_the_first_of_equals():
+@pytest.mark.parametrize("at_a_time", [1, 2, 64])
+def test_a_prior_takes_the_face_it_overlaps_most_and_the_first_of_equals(at_a_time, monkeypatch):
+    monkeypatch.setattr(anchors, "TRUTHS_AT_A_TIME", at_a_time)
     faces = batch((0.0, 0, 16, 12), (0.0, 0, 16, 16), (0.0, 0, 16, 16))
     labels, face = match(CELL[:1], *faces, forced=2.0)  # nothing is forced
     assert labels.tolist() == [[1]]
@@ -218,9 +222,9 @@ def match_slowly(
         if not labels[-1] and any(iou(boxes[i], prior) >= np.float32(0.35) for i in ignored):
             labels[-1] = -1
     for i in faces:
-        overlaps = [iou(boxes[i], prior) for prior in priors]
-        best_prior = int(np.argmax(overlaps))
-        if overlaps[best_prior] >= np.float32(0.2):
+        along = [iou(boxes[i], prior) for prior in priors]
+        best_prior = int(np.argmax(along))
+        if along[best_prior] >= np.float32(0.2):
             labels[best_prior], chosen[best_prior] = 1, i
     return labels, chosen
 

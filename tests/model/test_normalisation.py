@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,35 +12,35 @@ STATISTICS = LatentStatistics(
     deviation=torch.tensor([[1.0, 2], [4, 5], [8, 10]]),
     rates=(25, 50, 75),
     rate_rows=(0, 0, 1),
-    indices=(1, 3, 7),
-    index_rows=(0, 1, 2),
+    indices=(7, 1, 3),
+    index_rows=(2, 0, 1),
 )
 
 
-def normalised(rates: list[int], indices: list[int] | None = None) -> list[list[float]]:
-    """What becomes of a latent of 32 in both channels, per picture."""
+def normalised(rates: list[int], indices: list[int] | None = None) -> np.ndarray:
+    """What becomes of a latent of 32 in both channels, [B, 2]."""
     latents = torch.full((len(rates), 2, 2, 3), 32.0)
     found = LatentNormalisation(STATISTICS)(
         latents, torch.tensor(rates), None if indices is None else torch.tensor(indices)
     )
     assert found.shape == latents.shape
     assert (found == found[:, :, :1, :1]).all()  # the same at every position
-    return found[:, :, 0, 0].tolist()
+    return found[:, :, 0, 0].numpy()
 
 
-ROWS = [[32.0, 11.0], [7.75, 2.4], [3.75, 0.2]]  # (32 - mean) / deviation of each row
+ROWS = np.array([[10, 10], [7.75, 2.4], [3.75, 0.2]])  # (32 - mean) / deviation of each row, at most 10
 
 
 def test_the_row_follows_the_rate():
-    assert normalised([75, 25, 50]) == pytest.approx([ROWS[1], ROWS[0], ROWS[0]])
+    assert normalised([75, 25, 50]) == pytest.approx(ROWS[[1, 0, 0]])
 
 
 def test_the_row_follows_the_model_index_where_it_is_known():
-    assert normalised([25, 25, 75], [3, 7, 1]) == pytest.approx([ROWS[1], ROWS[2], ROWS[0]])
+    assert normalised([25, 25, 75], [3, 7, 1]) == pytest.approx(ROWS[[1, 2, 0]])
 
 
 def test_an_unknown_model_index_falls_back_to_the_rate():
-    assert normalised([75, 75, 25], [-1, 99, -1]) == pytest.approx([ROWS[1], ROWS[1], ROWS[0]])
+    assert normalised([75, 75, 25], [-1, 99, -1]) == pytest.approx(ROWS[[1, 1, 0]])
 
 
 def test_indices_mean_nothing_to_statistics_without_them():
@@ -48,21 +49,27 @@ def test_indices_mean_nothing_to_statistics_without_them():
 
 
 def test_a_rate_that_is_not_in_the_table_takes_the_first_row():
-    assert normalised([99]) == pytest.approx([ROWS[0]])
+    assert normalised([99]) == pytest.approx(ROWS[[0]])
     assert LatentNormalisation(STATISTICS).known_rates == (25, 50, 75)
 
 
 def test_the_deviation_has_a_floor():
-    """Deviations 3 and 4 and two of nothing: the root mean square is 2.5, a tenth of it 0.25."""
-    statistics = LatentStatistics(torch.zeros(1, 4), torch.tensor([[3.0, 4, 0, 0.1]]), (75,), (0,))
-    found = LatentNormalisation(statistics)(torch.ones(1, 4, 1, 1), torch.tensor([75])).flatten()
-    assert found.tolist() == pytest.approx([1 / 3, 1 / 4, 4, 4])
+    """Deviations 3 and 4 and two of nothing: the root mean square is 2.5, a fiftieth of it 0.05."""
+    statistics = LatentStatistics(torch.zeros(1, 4), torch.tensor([[3.0, 4, 0, 0]]), (75,), (0,))
+    found = LatentNormalisation(statistics)(torch.full((1, 4, 1, 1), 0.1), torch.tensor([75])).flatten()
+    assert found.tolist() == pytest.approx([0.1 / 3, 0.1 / 4, 2, 2])
+
+
+def test_what_is_far_out_is_cut_off():
+    statistics = LatentStatistics(torch.tensor([[1.0, 1, 1]]), torch.ones(1, 3), (75,), (0,))
+    found = LatentNormalisation(statistics)(torch.tensor([100.0, 10.5, -100]).view(1, 3, 1, 1), torch.tensor([75]))
+    assert found.flatten().tolist() == [10, 9.5, -10]
 
 
 def test_the_floor_is_that_of_the_row():
     statistics = LatentStatistics(torch.zeros(2, 2), torch.tensor([[1.0, 0], [100, 0]]), (12, 100), (0, 1))
     inverse = LatentNormalisation(statistics).inverse_deviation[:, 1]
-    assert (1 / inverse).tolist() == pytest.approx([0.1 * 0.5**0.5, 10 * 0.5**0.5])
+    assert (1 / inverse).tolist() == pytest.approx([0.02 * 0.5**0.5, 2 * 0.5**0.5])
 
 
 def test_constant_latents_stay_finite():

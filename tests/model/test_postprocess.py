@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +18,13 @@ from latentface.model.retinaface import ModelConfig, RetinaFace
 BOXES = [[0, 0, 100, 100], [0, 0, 100, 60], [0, 61, 100, 100], [200, 0, 220, 20]]
 
 
-def as_priors(boxes: list[list[float]]) -> Tensor:
+def as_priors(boxes: Sequence[Sequence[float]]) -> Tensor:
     x1, y1, x2, y2 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4).T
     return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1)
 
 
 def found(
-    boxes: list[list[float]], scores: list[float], width: int = 640, height: int = 640, **thresholds: float
+    boxes: Sequence[Sequence[float]], scores: Sequence[float], width: int = 640, height: int = 640, **thresholds: Any
 ) -> Faces:
     """One picture whose priors are the boxes themselves and whose predictions are all zero but the scores."""
     predictions = {

@@ -1,0 +1,150 @@
+"""`latentface detect`: what it reads, writes and draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentface.cli import main
+from latentface.codecs.dct import DctCodec
+from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent
+from latentface.model.postprocess import Faces
+
+
+@pytest.fixture(scope="module")
+def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from latentface.training.config import TrainConfig
+    from latentface.training.loop import train
+
+    settings = TrainConfig(
+        dataset_root=str(drawn_dataset), out=str(tmp_path_factory.mktemp("run") / "run"), model="light",
+        bridge="shuffle", epochs=1, no_wandb=True, workers=0, rates=(25, 75),
+    )  # fmt: skip
+    return train(settings) / "weight_final.pth"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def first_latent(dataset: Path) -> Path:
+    return sorted((dataset / "val" / "latent").glob("*/latent_75.npy"))[0]
+
+
+def test_one_latent_gives_table_json_and_picture(
+    drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    latent = first_latent(drawn_dataset)
+    assert main(["detect", str(latent), "--weight", str(weights), "--conf", "0.01"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    name = f"{latent.parent.name}_latent_75"
+    content = json.loads(Path("detections", f"{name}.json").read_text())
+    assert (content["rate"], content["picture_width"], content["picture_height"]) == (75, 128, 128)
+    assert len(content["faces"]) > 0
+    assert printed[0] == f"{name}: {len(content['faces'])} faces, picture pixels"
+    first = content["faces"][0]
+    assert printed[2].split() == [f"{first['score']:.2f}", *(f"{v:.1f}" for v in first["box"])]
+    assert np.array(first["landmarks"]).shape == (5, 2)
+    with Image.open(Path("detections", f"{name}.png")) as picture:
+        assert picture.size == (640, 640)  # five times 128
+
+
+def test_folder_needs_a_rate_where_the_model_knows_two(
+    drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = str(drawn_dataset / "val" / "latent")
+    assert main(["detect", folder, "--weight", str(weights)]) == 2
+    assert "for rate unknown (give --rate); there are rates 25, 75" in capsys.readouterr().err
+    assert main(["detect", folder, "--weight", str(weights), "--rate", "25", "--no_pictures"]) == 0
+    assert len(list(Path("detections").glob("*_latent_25.json"))) == 3
+    assert not list(Path("detections").glob("*.png"))
+    assert "faces in 3 pictures" in capsys.readouterr().out
+
+
+def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save("photo.png")
+    arguments = ["detect", "photo.png", "--weight", str(weights), "--rate", "75"]
+    assert main(arguments) == 2
+    assert "photo.png: a photograph needs --codec" in capsys.readouterr().err
+    assert main([*arguments, "--codec", "dct", "--size", "128"]) == 0
+    content = json.loads(Path("detections", "photo.json").read_text())
+    assert (content["picture_width"], content["picture_height"]) == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weight", "{weights}"], "nothing to look at"),
+        (["{latent}"], "missing: --weight"),
+        (["gone.npy", "--weight", "{weights}"], "gone.npy: no such file or folder"),
+        (["{latent}", "--weight", "{weights}", "--conf", "1.5"], "both lie between 0 and 1"),
+        (["{latent}", "--weight", "{weights}", "--rate", "50"], "rate 50 is unknown to this model"),
+        (["{latent}", "{latent}", "--image", "x.png", "--weight", "{weights}"], "--image goes with one latent"),
+        (["{latent}", "--image", "gone.png", "--weight", "{weights}"], "gone.png: cannot be read as a picture"),
+        (["{latent}", "--weight", "{latent}"], "latent_75.npy: refused"),
+        (["{latent}", "--weight", "{weights}", "--codec", "jpegai"], "codec jpegai needs --codec_weights"),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str], message: str, drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    places = {"weights": weights, "latent": first_latent(drawn_dataset)}
+    assert main(["detect", *(argument.format(**places) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_faces_are_drawn_where_they_are() -> None:
+    ground = np.full((640, 640, 3), 200, dtype=np.uint8)
+    points = np.array([[[120, 140], [180, 140], [150, 170], [130, 200], [170, 200]]], dtype=np.float32)
+    faces = Faces(np.array([[100, 100, 200, 220]], dtype=np.float32), np.array([0.9], dtype=np.float32), points)
+    drawn = draw_faces(ground, faces)
+    changed = np.argwhere((drawn != 200).any(axis=2))
+    assert drawn.shape == ground.shape
+    assert changed[:, 1].min() in range(97, 101)
+    assert changed[:, 0].max() in range(220, 224)
+    assert drawn[160, 150].tolist() == [200, 200, 200]  # inside the box, away from landmarks
+    assert drawn[170, 150].tolist() == [0, 158, 115]  # the nose
+    assert (ground == 200).all()
+
+
+def test_rendering_shows_the_strongest_channels() -> None:
+    latent = np.zeros((5, 2, 2), dtype=np.float32)
+    latent[3] = [[0, 10], [0, 10]]
+    latent[1] = [[0, 0], [5, 5]]
+    picture = render_latent(latent, stride=4)
+    assert picture.shape == (8, 8, 3)
+    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert picture[0, 7].tolist()[0] == 255
+    assert picture[7, 0].tolist()[:2] == [0, 255]
+    assert render_latent(latent[:1], stride=2).shape == (4, 4, 3)
+
+
+def test_decoded_ground_is_the_codecs_picture() -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    codec = DctCodec()
+    latent = codec.encode(rgb, 75)
+    np.testing.assert_array_equal(decode_picture(codec, latent.array, 75, None), codec.decode(latent))
+
+
+def test_photograph_is_placed_by_manifest_proportions_or_fit(tmp_path: Path) -> None:
+    rgb = np.zeros((50, 100, 3), dtype=np.uint8)
+    rgb[:, 50:] = 255
+    Image.fromarray(rgb).save(tmp_path / "p.png")
+    padded = place_photograph(tmp_path / "p.png", 64, 64, 16, None)
+    assert padded.shape == (64, 64, 3)
+    assert (padded[:32, :30] == 0).all()
+    assert (padded[:32, 34:] == 255).all()
+    assert (padded[33:] == 128).all()
+    whole = place_photograph(tmp_path / "p.png", 64, 32, 16, None)
+    assert (whole[:, 34:] == 255).all()
+    entry = LatentEntry("dct", 0, 1.0, 0.5, True)
+    row = ManifestRow("p.png", {75: entry}, 16, 100, 50, 1.28, 1.28, crop=(50, 0, 50, 50), mirrored=True)
+    assert (place_photograph(tmp_path / "p.png", 64, 64, 16, row) == 255).all()

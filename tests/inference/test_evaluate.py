@@ -1,0 +1,118 @@
+"""`latentface evaluate`: numbers, prediction files, and the WIDER FACE protocol."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentface.cli import main
+from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
+from latentface.evaluation.wider import read_predictions
+from latentface.inference.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from latentface.training.config import TrainConfig
+    from latentface.training.loop import train
+
+    settings = TrainConfig(
+        dataset_root=str(drawn_dataset), out=str(tmp_path_factory.mktemp("run") / "run"), model="light",
+        bridge="shuffle", epochs=1, no_wandb=True, workers=0, rates=(25, 75),
+    )  # fmt: skip
+    return train(settings) / "weight_final.pth"
+
+
+def test_evaluation_agrees_with_detector_and_files(
+    drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "evaluation"
+    arguments = ["evaluate", "--weight", str(weights), "--dataset_root", str(drawn_dataset), "--out", str(out)]
+    assert main([*arguments, "--rates", "75"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((out / "evaluation.json").read_text())
+    assert list(result["rates"]) == ["75"]
+    scored = result["rates"]["75"]
+    assert scored["picture_sizes"] == ["128x128"]
+    assert f"AP {scored['all']['ap']:.4f}" in printed
+    assert "confidence 0.02, nms 0.4, before_nms 5000, keep 750" in printed
+
+    from latentface import NestedLatentWiderFaceDataset
+
+    dataset = NestedLatentWiderFaceDataset.of_split(drawn_dataset / "val")
+    detector = Detector.load(weights)
+    predictions = read_predictions(out / "predictions_75")
+    assert set(predictions) == {f"event/drawn_2_{n}" for n in range(3)}
+    results = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        faces = detector(sample.latent, rate=75, confidence=0.02)
+        written = predictions[f"event/{sample.name}"]
+        assert len(written) == len(faces)
+        np.testing.assert_allclose(np.sort(written[:, 0]), np.sort(faces.boxes[:, 0]), atol=0.01)
+        results.append(
+            PictureResult(faces.boxes, faces.scores, faces.landmarks, sample.boxes, sample.landmarks, sample.ignore)
+        )
+    assert scored["all"]["ap"] == pytest.approx(evaluate_pictures(results).ap, abs=1e-3)
+    assert scored["all"]["truths"] == sum(len(result.true_boxes) for result in results)
+
+
+def test_json_to_standard_output(
+    drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--weight", str(weights), "--dataset_root", str(drawn_dataset), "--out", str(tmp_path), "--json"]
+    assert main(["evaluate", *arguments]) == 0
+    assert list(json.loads(capsys.readouterr().out)["rates"]) == ["25", "75"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --weight"),
+        (["--weight", "w.pth", "--predictions", "p"], "give either --weight"),
+        (["--predictions", "p"], "--predictions needs --ground_truth"),
+        (["--weight", "gone.pth"], "gone.pth: no such file"),
+        (["--weight", "{weights}", "--dataset_root", "gone"], "no folder latent/ in it"),
+        (["--weight", "{weights}", "--dataset_root", "{root}", "--rates", "50"], "no latent of rate 50; there are 25"),
+        (
+            ["--weight", "{weights}", "--dataset_root", "{root}", "--frame", "source"],
+            "the manifest does not say where event/drawn_2_0.jpg lies",
+        ),
+    ],
+)
+def test_mistakes_get_one_line(
+    arguments: list[str],
+    message: str,
+    drawn_dataset: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filled = [argument.format(weights=weights, root=drawn_dataset) for argument in arguments]
+    assert main(["evaluate", *filled]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_published_predictions(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The reference implementation gives 0.9070 / 0.8816 / 0.7383 for these files."""
+    with tarfile.open(shared / "widerface" / "predictions_mobilenet025.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = next(path for path in [tmp_path, *sorted(tmp_path.rglob("*"))] if list(path.glob("0--Parade")))
+    arguments = ["--predictions", str(folder), "--ground_truth", str(shared / "widerface"), "--out", str(tmp_path)]
+    assert main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "easy 0.9070  medium 0.8816  hard 0.7383  (3226 pictures, 0 missing, 0 empty, 0 unknown)" in printed
+    first = next(folder.glob("*/*.txt"))
+    first.unlink()
+    assert main(["evaluate", *arguments]) == 2
+    assert "1 of 3226 prediction files are missing" in capsys.readouterr().err
+    assert main(["evaluate", *arguments, "--allow_missing"]) == 0
+    assert "1 missing" in capsys.readouterr().out
