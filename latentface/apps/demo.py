@@ -41,6 +41,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.loop import train
 
 SHOWN_RATE = 75
+MOST_FACES = 10  # in one picture; the fewest are none
 
 
 @dataclass
@@ -48,9 +49,9 @@ class DemoConfig:
     """Draws pictures, encodes them, trains a small detector on their latents and finds faces with it."""
 
     out: str = option("demo", "folder for everything that is made; continues where it was stopped")
-    pictures: int = option(900, "pictures to train on")
+    pictures: int = option(1200, "pictures to train on")
     held_out: int = option(150, "pictures to evaluate on")
-    size: int = option(320, "side of a picture, pixels")
+    size: int = option(352, "side of a picture, pixels")
     epochs: int = option(12, "epochs of training")
     shown: int = option(3, "held-out pictures to draw faces on")
     seed: int = option(0, "seed of pictures and training")
@@ -95,7 +96,8 @@ def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None
 
 def _draw_one(number: int, *, folder: Path, split: str, size: int, seed: int) -> PictureLabels:
     cv2.setNumThreads(1)  # one process per core is at work
-    picture = draw_picture(np.random.default_rng((seed, split == "val", number)), size, size)
+    generator = np.random.default_rng((seed, split == "val", number))
+    picture = draw_picture(generator, size, size, faces=int(generator.integers(MOST_FACES + 1)))
     name = f"drawn_{split}_{number:04d}.png"
     if not (folder / name).is_file():
         save_picture(folder / name, picture.rgb)
