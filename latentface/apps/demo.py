@@ -52,7 +52,7 @@ class DemoConfig:
     pictures: int = option(1200, "pictures to train on")
     held_out: int = option(150, "pictures to evaluate on")
     size: int = option(352, "side of a picture, pixels")
-    epochs: int = option(12, "epochs of training")
+    epochs: int = option(10, "epochs of training")
     shown: int = option(3, "held-out pictures to draw faces on")
     seed: int = option(0, "seed of pictures and training")
 
@@ -126,10 +126,12 @@ def _train(out: Path, config: DemoConfig) -> Path:
         bridge="shuffle",
         rates=RATES,
         epochs=config.epochs,
-        batch_size=16,
+        batch_size=4,
         optimizer="adamw",
         lr=2e-3,
         schedule="cosine",
+        warmup=0.5,
+        prior_sizes=(10, 20, 40, 80, 160, 320),  # for faces of 12 to 300 pixels
         val_every=config.epochs,
         no_wandb=True,
         seed=config.seed,

@@ -60,7 +60,9 @@ class TrainConfig:
     weight_decay: float = option(5e-4, "weight decay")
     accumulate: int = option(1, "batches per optimiser step")
     precision: str = option(
-        "auto", "auto: mixed on GPUs, float32 elsewhere", choices=("auto", "float32", "bfloat16", "float16")
+        "auto",
+        "auto: mixed on GPUs and on CPUs with bfloat16 matrix units, float32 elsewhere",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
 
     out: str = option("", "experiment directory; empty: a new one under runs/")

@@ -14,7 +14,7 @@ from latentface.data.latents import EpochBatches, NestedLatentWiderFaceDataset, 
 from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
 from latentface.data.statistics import measure_statistics
 from latentface.errors import LatentFaceError
-from latentface.machine import cores
+from latentface.machine import cores, has_bfloat16_matrix_unit
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.predict import pick_device
@@ -26,11 +26,12 @@ __all__ = ["pick_device"]  # used by the loop beside what is below
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on GPUs that have it, float16 with loss scaling on others (T4, P100), float32 on CPUs."""
+    """`auto`: bfloat16 on GPUs and CPUs that have units for it, float16 with loss scaling on other GPUs (T4, P100),
+    float32 on other CPUs."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type != "cuda":
-        return torch.float32
+        return torch.bfloat16 if device.type == "cpu" and has_bfloat16_matrix_unit() else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 

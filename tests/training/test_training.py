@@ -17,7 +17,7 @@ from conftest import REPOSITORY, write_tree
 
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
-from latentface.training import journal, loop
+from latentface.training import journal, loop, setup
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
@@ -324,6 +324,8 @@ def test_yaml_settings_and_flags_over_them(drawn_dataset: Path, tmp_path: Path) 
     assert [row["epoch"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1]
 
 
-def test_precision_by_device() -> None:
-    assert pick_precision("auto", torch.device("cpu")) == torch.float32
+def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unit, precision in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(setup, "has_bfloat16_matrix_unit", lambda unit=unit: unit)
+        assert pick_precision("auto", torch.device("cpu")) == precision
     assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16
