@@ -3,3 +3,7 @@
 
 class LatentFaceError(Exception):
     """Something the user can mend; the command line prints it as one line and exits with code 2."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker process hands its error over inside the text of a traceback: the line is at its end.
+        super().__init__(message.rpartition("LatentFaceError: ")[2].strip())

@@ -44,17 +44,18 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None, program: 
     Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
     """
     parser = _parser(config_class, program)
-    namespace, unknown = parser.parse_known_args(arguments)
+    namespace, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise LatentFaceError(f"unknown argument {unknown[0]}{_suggestion(unknown[0], flags)}; see {program} --help")
     given = vars(namespace)
     settings: tuple[Field, ...] = fields(config_class)  # type: ignore[arg-type]
-    files = [given.pop("config", None)]
-    files += [Path(given[s.name]) / s.metadata["settings_file"] for s in settings if _points_to_settings(s, given)]
-    values: dict[str, Any] = {}
-    for file in files:
-        values.update(read_yaml(config_class, file) if file else {})
+    config_file = given.pop("config", None)
+    values = read_yaml(config_class, config_file) if config_file else {}
+    for setting in settings:
+        folder = given.get(setting.name) or values.get(setting.name)
+        if folder and setting.metadata.get("settings_file"):
+            values.update(_read_settings(config_class, setting, folder))
     values.update({name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     missing = [s.name for s in settings if s.default is MISSING and s.name not in values]
     if missing:
@@ -62,8 +63,14 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None, program: 
     return config_class(**values)
 
 
-def _points_to_settings(setting: Field, given: dict[str, Any]) -> bool:
-    return bool(setting.metadata.get("settings_file") and given.get(setting.name))
+def _read_settings(config_class: type, setting: Field, folder: str) -> dict[str, Any]:
+    path = Path(folder) / setting.metadata["settings_file"]
+    if not path.is_file():
+        raise LatentFaceError(f"--{setting.name} {folder}: no {path.name} there; give the folder of an earlier run")
+    values = read_yaml(config_class, path)
+    if not values:
+        raise LatentFaceError(f"{path}: empty; the settings of that run are lost")
+    return values
 
 
 def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:

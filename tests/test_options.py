@@ -271,7 +271,9 @@ def test_an_empty_folder_name_means_none():
 
 
 def test_a_folder_without_settings(tmp_path):
-    assert f"{tmp_path / 'config.yaml'}: cannot be read" in refusal(Config, "--resume", str(tmp_path))
+    assert f"--resume {tmp_path}: no config.yaml there" in refusal(Config, "--resume", str(tmp_path))
+    (tmp_path / "config.yaml").touch()
+    assert f"{tmp_path / 'config.yaml'}: empty" in refusal(Config, "--resume", str(tmp_path))
 
 
 def test_reading_a_file_alone_gives_only_what_it_says(yaml):

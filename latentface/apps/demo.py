@@ -29,15 +29,16 @@ from PIL import Image
 from latentface.apps.drawing import draw_picture
 from latentface.codecs.base import RATES
 from latentface.data import encode
-from latentface.data.files import replacing
 from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing
 from latentface.inference import detect, evaluate
 from latentface.inference.draw import render_latent, save_picture
 from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
 from latentface.training.config import TrainConfig
+from latentface.training.journal import read_rows
 from latentface.training.loop import train
 
 SHOWN_RATE = 75
@@ -60,11 +61,14 @@ class DemoConfig:
         for name in ("pictures", "held_out", "epochs", "shown"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        if self.seed < 0:
+            raise LatentFaceError(f"--seed {self.seed}: cannot be negative")
 
 
 def run(config: DemoConfig) -> int:
-    """Every step is a command of its own; finished ones are not repeated."""
-    out = Path(config.out)
+    """Every step is what a command of its own does; pictures, latents and epochs that are there are kept."""
+    out = make_folder(config.out, "--out")
+    _refuse_another_demo(out / "settings.json", config)
     seconds: dict[str, float] = {}
     splits = (("train", config.pictures), ("val", config.held_out))
     with _step("drawing", f"1. drawing {config.pictures} + {config.held_out} pictures", seconds):
@@ -72,7 +76,8 @@ def run(config: DemoConfig) -> int:
             draw_split(out / "photos" / split, split, count, config)
     with _step("encoding", f"2. encoding them at rates {', '.join(map(str, RATES))} with the dct codec", seconds):
         for split, _ in splits:
-            encode.run(_encoding(out, split, config))
+            if encode.run(_encoding(out, split, config)):
+                raise KeyboardInterrupt
     with _step("training", f"3. training for {config.epochs} epochs", seconds):
         weight = _train(out, config)
     with _step("evaluating", "4. evaluating on the held-out pictures", seconds):
@@ -85,9 +90,18 @@ def run(config: DemoConfig) -> int:
     return 0
 
 
+def _refuse_another_demo(path: Path, config: DemoConfig) -> None:
+    """Pictures of another seed or size must not be mixed with these."""
+    wanted = {"seed": config.seed, "size": config.size}
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
+        raise LatentFaceError(f"{config.out} holds a demo of another --seed or --size: give another --out")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(wanted), encoding="utf-8")
+
+
 def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None:
     """`count` PNG files and labels.txt; picture n of a split is the same in every run."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
     draw = partial(_draw_one, folder=folder, split=split, size=config.size, seed=config.seed)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         labels = list(progress(pool.map(draw, range(count), chunksize=16), f"drawing {split}", count, "picture"))
@@ -137,6 +151,8 @@ def _train(out: Path, config: DemoConfig) -> Path:
         seed=config.seed,
     )
     train(settings)
+    if len(read_rows(folder / "metrics.jsonl")) < config.epochs:  # Ctrl-C: the state is saved
+        raise KeyboardInterrupt
     return folder / "weight_final.pth"
 
 

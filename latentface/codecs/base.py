@@ -10,6 +10,7 @@ import numpy as np
 
 from latentface.errors import LatentFaceError
 
+UNKNOWN_INDEX = -1  # of a model, where tensors hold indices
 RATES = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
 
 # ITU-R BT.709, full range: rows Y, Cb, Cr over columns R, G, B. Grey has Cb = Cr = 0.

@@ -28,10 +28,10 @@ from latentface.codecs import open_codec
 from latentface.codecs.base import RATES, Codec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
-from latentface.data.files import base_name, name_problem
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.pictures import Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
+from latentface.files import base_name, name_problem
 from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
@@ -123,8 +123,8 @@ def _check(config: EncodeConfig) -> None:
         "--crops, --seed and --workers cannot be negative": min(config.crops, config.seed, config.workers) < 0,
         "--limit has to be at least 1": config.limit is not None and config.limit < 1,
         "--dtype has to be float32 or float16": config.dtype not in ("float32", "float16"),
-        f"--device {config.device}: no such GPU here; try --device cpu": config.device.startswith("cuda")
-        and not torch.cuda.is_available(),
+        f"--device {config.device}: not available here; give cpu, or cuda where there is a GPU": config.device != "cpu"
+        and not (config.device.startswith("cuda") and torch.cuda.is_available()),
     }
     for message, wrong in problems.items():
         if wrong:

@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentface.data.encode_worker import Task, View
-from latentface.data.files import base_name, split_suffix
-from latentface.data.labels import (
-    PictureLabels,
-    clip_labels,
-    crop_labels,
-    read_labels,
-    transform_labels,
-    write_labels,
-)
+from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, append, recover_manifest, write_manifest
 from latentface.data.pictures import crop_name
+from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
+from latentface.files import base_name, make_folder, split_suffix
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
@@ -111,10 +105,7 @@ class Tree:
 
     def open(self) -> None:
         """Makes the folders; from now on the manifest ends in a complete line."""
-        try:
-            (self.folder / "latent").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LatentFaceError(f"{self.folder}: cannot be made ({error.strerror}); give another --out") from error
+        make_folder(self.folder / "latent", "--out")
         write_manifest(self.manifest, self.rows.values())
 
     def add(self, rows: Sequence[ManifestRow]) -> None:
@@ -153,25 +144,17 @@ class Tree:
             faces=sum(len(picture.boxes) for picture in labels),
             ignored=sum(int(picture.ignore.sum()) for picture in labels),
             dropped=sum(self.written[row.base].dropped for row in wholes if row.base in self.written),
-            bpp={rate: float(np.mean([row.latents[rate].bpp for row in rows])) for rate in self.config.rates if rows},
+            bpp={rate: _mean_bpp(rows, rate) for rate in self.config.rates if rows},
             megabytes=len(rows) * sum(self.file_bytes.values()) / 1e6,
         )
+
+
+def _mean_bpp(rows: Sequence[ManifestRow], rate: int) -> float:
+    """Of the pictures that have the rate: one that became unreadable may lack a rate that was added later."""
+    found = [row.latents[rate].bpp for row in rows if rate in row.latents]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def source_base(row: ManifestRow) -> str:
     """The base name of the photograph that a row was made of."""
     return row.base if row.crop is None else row.base.rpartition("__crop")[0]
-
-
-def view_labels(labels: PictureLabels, row: ManifestRow) -> PictureLabels:
-    """A photograph's labels, source pixels -> the labels of the picture that `row` describes, picture pixels."""
-    x, y, width, height = row.part
-    moved = transform_labels(
-        crop_labels(labels, x, y, width, height) if row.crop else labels,
-        row.scale_x,
-        row.scale_y,
-        x,
-        y,
-        row.content_width if row.mirrored else None,
-    )
-    return replace(clip_labels(moved, row.content_width, row.content_height), name=row.name)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from latentface.codecs.base import Codec, Latent
-from latentface.data.files import replacing
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.pictures import crop_row, read_picture, render, whole_row
 from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
@@ -74,10 +74,7 @@ class PictureEncoder:
     def view(self, rgb: np.ndarray, name: str, view: View) -> ManifestRow:
         row = self.place(rgb, name, view.crop)
         folder = Path(self.config.out) / "latent" / row.base
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LatentFaceError(f"{folder}: cannot be made ({error.strerror}); check --out") from error
+        make_folder(folder, "--out")
         content = row.content_width * row.content_height  # what bits per pixel are counted on
         latents = self.codec.encode_rates(render(rgb, row), view.rates, content)
         for rate, latent in zip(view.rates, latents, strict=True):

@@ -10,8 +10,8 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from latentface.data.files import name_problem
 from latentface.errors import LatentFaceError
+from latentface.files import name_problem
 
 # Columns of a row -> places of box (4), landmarks (10) and invalid flag in the row with -1 and 0 appended.
 _TRIPLES = [4 + 3 * point + axis for point in range(5) for axis in (0, 1)]

@@ -33,9 +33,9 @@ from pathlib import Path
 import numpy as np
 
 from latentface.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
-from latentface.data.files import base_name, name_problem, replacing
 from latentface.data.label_rows import Rows, read_rows, retinaface_lines, wider_lines
 from latentface.errors import LatentFaceError
+from latentface.files import base_name, name_problem, replacing
 
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]  # left and right change places
 VISIBLE_SHARE = 0.3  # of a box whose centre a crop cut off: above it the rest is ignored, below it is background

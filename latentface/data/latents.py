@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
 from latentface.data.sizes import LabelFrame
 from latentface.errors import LatentFaceError
 
 DEFAULT_STRIDE = 16
-UNKNOWN_INDEX = -1
 _LATENT_NAME = re.compile(r"latent_(\d+)\.npy")
 
 
@@ -124,8 +124,9 @@ class NestedLatentWiderFaceDataset(Dataset):
                 f"{', '.join(map(str, available_rates(self.latent_dir))) or 'none'}"
             )
         strides = {picture.row.stride for picture in self.pictures if picture.row}
-        if len(strides) == 1:
-            self.stride = strides.pop()
+        if len(strides) > 1:
+            raise LatentFaceError(f"{self.latent_dir}: latents of strides {sorted(strides)}: keep one stride per set")
+        self.stride = strides.pop() if strides else self.stride
         self._note_wrong_frame()
 
     @classmethod
@@ -134,7 +135,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         split = Path(split)
         if not (split / "latent").is_dir():
             raise LatentFaceError(f"{split}: no folder latent/ in it (expected {split}/latent/<picture>/latent_75.npy)")
-        return cls(split / "latent", find_labels(split), **options)
+        return cls(split / "latent", find_labels(split / "latent"), **options)
 
     def at_rate(self, rate: int) -> NestedLatentWiderFaceDataset:
         """The same pictures at one of the rates, uncropped: for validation."""
@@ -257,12 +258,12 @@ def available_rates(latent_dir: str | Path, sample: int = 50) -> list[int]:
     return sorted({rate for folder in folders for file in folder.iterdir() if (rate := rate_of(file)) is not None})
 
 
-def find_labels(split: Path) -> Path:
-    """`labels.txt` in the split, else in its `latent/`."""
-    for place in (split / "labels.txt", split / "latent" / "labels.txt"):
+def find_labels(latent_dir: Path) -> Path:
+    """`labels.txt` beside a latent directory, else in it."""
+    for place in (latent_dir.parent / "labels.txt", latent_dir / "labels.txt"):
         if place.is_file():
             return place
-    raise LatentFaceError(f"{split}: no labels.txt, neither here nor in latent/")
+    raise LatentFaceError(f"{latent_dir.parent}: no labels.txt, neither here nor in {latent_dir.name}/")
 
 
 def _folders(latent_dir: Path) -> dict[str, Path]:
@@ -295,6 +296,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 def collate(samples: Sequence[LatentSample]) -> LatentBatch:
     """Samples -> a batch. Smaller latents are padded on the right and at the bottom by their last cells."""
+    for s in samples:
+        if len(s.latent) != len(samples[0].latent):
+            raise LatentFaceError(
+                f"{s.name}/latent_{s.rate}.npy has {len(s.latent)} channels, {samples[0].name} has "
+                f"{len(samples[0].latent)}: one model needs one number of channels"
+            )
     height, width = (max(s.latent.shape[axis] for s in samples) for axis in (1, 2))
     most = max(1, max(len(s.boxes) for s in samples))
     batch = len(samples)

@@ -28,8 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latentface.data.files import base_name, name_problem, replacing
 from latentface.errors import LatentFaceError
+from latentface.files import base_name, name_problem, replacing
 
 MANIFEST_NAME = "latents.jsonl"
 REMEDY = "run the same encode command again"

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from latentface.data.files import PICTURE_SUFFIXES, base_name, split_suffix
 from latentface.data.manifest import ManifestRow
 from latentface.errors import LatentFaceError
+from latentface.files import PICTURE_SUFFIXES, base_name, split_suffix
 
 GREY = 128  # of padding, and behind transparent pixels
 SMALLEST_CROP, LARGEST_CROP = 0.3, 1.0  # of the short side, as in RetinaFace

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentface.data.files import base_name
-from latentface.data.labels import PictureLabels, transform_labels
+from latentface.data.labels import PictureLabels, clip_labels, crop_labels, transform_labels
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import find_pictures, picture_size
 from latentface.errors import LatentFaceError
+from latentface.files import base_name
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LabelFrame:
     def to_picture(self, labels: PictureLabels, row: ManifestRow | None, width: int, height: int) -> PictureLabels:
         """Labels in pixels of the `width` x `height` picture."""
         if row is not None and row.label_frame == "source":
-            return transform_labels(labels, row.scale_x, row.scale_y)
+            return view_labels(labels, row)
         if self.sizes is None:
             return labels
         if labels.base not in self.sizes:
@@ -38,6 +38,31 @@ class LabelFrame:
         if self.fit == "pad":
             scale_x = scale_y = min(scale_x, scale_y)
         return transform_labels(labels, scale_x, scale_y)
+
+
+def view_labels(labels: PictureLabels, row: ManifestRow) -> PictureLabels:
+    """A photograph's labels, source pixels -> the labels of the picture that `row` describes, picture pixels."""
+    x, y, width, height = row.part
+    moved = transform_labels(
+        crop_labels(labels, x, y, width, height) if row.crop else labels,
+        row.scale_x,
+        row.scale_y,
+        x,
+        y,
+        row.content_width if row.mirrored else None,
+    )
+    return replace(clip_labels(moved, row.content_width, row.content_height), name=row.name)
+
+
+def label_frame(frame: str, image_sizes: str, image_dir: str, fit: str) -> LabelFrame:
+    """The settings `--label_frame --image_sizes --image_dir --label_fit` as one."""
+    if image_dir:
+        return LabelFrame(measure_sizes(image_dir), fit)
+    if frame == "picture":
+        return LabelFrame()
+    if not image_sizes:
+        raise LatentFaceError("--label_frame source needs --image_sizes FILE.json or --image_dir DIR")
+    return LabelFrame(read_sizes(image_sizes), fit)
 
 
 def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentface.data.latents import UNKNOWN_INDEX, NestedLatentWiderFaceDataset
+from latentface.codecs.base import UNKNOWN_INDEX
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.errors import LatentFaceError
 from latentface.progress import progress
 

@@ -17,12 +17,12 @@ import numpy as np
 from latentface.boxes import iou_matrix, xywh_to_xyxy, xyxy_to_xywh
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import average_precision
+from latentface.files import base_name, make_folder, replacing
 
 DIFFICULTIES = ("easy", "medium", "hard")
 # Protocol: a thousand thresholds on normalised scores, 0.999 down to 0, rather than every score that occurs.
 THRESHOLDS = 1 - np.arange(1, 1001) / 1000
 GROUND_TRUTH_SOURCE = "eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # others are part of the name: some names hold a dot
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +114,9 @@ def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndar
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     lines = [path.stem, str(len(rows))]
     lines += [f"{x:.3f} {y:.3f} {width:.3f} {height:.3f} {score:.7g}" for x, y, width, height, score in rows.tolist()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")  # renamed when whole, so that a stop leaves no half file
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
-    unfinished.replace(path)
+    make_folder(path.parent, "--out")
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
     return path
 
 
@@ -179,8 +178,7 @@ def _prediction_path(folder: Path, name: str) -> Path:
     leaves = pure.is_absolute() or ".." in pure.parts or "\\" in name or PureWindowsPath(name).drive
     if leaves or len(pure.parts) not in (1, 2) or "\n" in name:
         raise LatentFaceError(f"{name!r}: not a picture name; expected <event>/<name> within the predictions folder")
-    stem = pure.stem if pure.suffix.lower() in PICTURE_SUFFIXES else pure.name
-    return Path(folder) / pure.parent / f"{stem}.txt"
+    return Path(folder) / pure.parent / f"{base_name(name)}.txt"
 
 
 def _read_prediction(path: Path) -> np.ndarray:

@@ -13,11 +13,11 @@ import numpy as np
 
 from latentface.codecs import CODECS, open_codec
 from latentface.codecs.base import Codec
-from latentface.data.files import PICTURE_SUFFIXES, base_name, replacing
 from latentface.data.latents import available_rates, rate_of, read_latent
-from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.pictures import read_picture, render, whole_row
 from latentface.errors import LatentFaceError
+from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
 from latentface.model.postprocess import Faces
@@ -41,7 +41,12 @@ class DetectConfig:
     image: str = option("", "photograph to draw over (one latent only)")
     codec: str = option("", "codec to encode photographs and to decode latents with", choices=("", *CODECS))
     codec_weights: str = option("", "folder of the codec's networks (jpegai)")
-    size: int = option(640, "long side to which photographs are scaled before encoding")
+    size: int = option(640, "side of the square that photographs are brought to before encoding")
+    fit: str = option(
+        "auto",
+        "photographs: pad or stretch to the square; auto pads, and stretches --image where it fits so",
+        choices=("auto", "pad", "stretch"),
+    )
     out: str = option("detections", "folder for the results")
     no_pictures: bool = option(False, "write JSON only")
     batch_size: int = option(8, "latents of one shape per batch")
@@ -54,8 +59,8 @@ class DetectConfig:
             raise LatentFaceError("nothing to look at: give latents, folders or photographs; see --help")
         if not self.weight:
             raise LatentFaceError("missing: --weight, a checkpoint such as weight_final.pth")
-        if self.image and len(self.inputs + self.latent) > 1:
-            raise LatentFaceError("--image goes with one latent: leave it out, or give one latent")
+        if self.batch_size < 1 or not 16 <= self.size <= 16384:
+            raise LatentFaceError("--batch_size has to be 1 or more and --size 16 to 16384")
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,20 @@ class Source:
     array: np.ndarray  # [C, h, w]
     rate: int
     row: ManifestRow | None  # what the manifest says of its picture
+    encoded_by: str = ""  # the codec, where this program has just encoded it
 
     @property
     def model_index(self) -> int | None:
-        entry = self.row.latents.get(self.rate) if self.row else None
-        return entry.model_index if entry else None
+        return self.entry.model_index if self.entry else None
+
+    @property
+    def entry(self) -> LatentEntry | None:
+        return self.row.latents.get(self.rate) if self.row else None
+
+    @property
+    def codec(self) -> str:
+        """The codec that made the latent, empty where nobody knows."""
+        return self.encoded_by or (self.entry.codec if self.entry else "")
 
 
 def run(config: DetectConfig) -> int:
@@ -79,13 +93,17 @@ def run(config: DetectConfig) -> int:
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
     codec = open_codec(config.codec, config.codec_weights or None) if config.codec else None
     paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
-    out = Path(config.out)
-    _make_folder(out)
+    if config.image and len(paths) > 1:
+        raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
+    _refuse_same_names(paths)
+    out = make_folder(config.out, "--out")
     faces_found = 0
     total = -(-len(paths) // config.batch_size)
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
     for batch in progress(batches, "detecting", total, unit="batch"):
         sources = [_open(path, config, detector, codec) for path in batch]
+        for source in sources:
+            detector.check_codec(source.codec, str(source.path))
         found = detector(
             [source.array for source in sources],
             [source.rate for source in sources],
@@ -128,10 +146,24 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
         return _encode(path, config, detector, codec)
     array = read_latent(path)
     in_name = rate_of(path)
+    if config.rate and in_name not in (None, config.rate):
+        raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
     rate = config.rate or (in_name if in_name is not None else _only_rate(detector, path))
-    row = _manifest(path.parent.parent.parent / MANIFEST_NAME).get(path.parent.name) if in_name is not None else None
-    name = f"{path.parent.name}_{path.stem}" if in_name is not None and path.parent.name else path.stem
-    return Source(name, path, np.array(array, dtype=np.float32), rate, row)
+    folder = path.resolve().parent
+    row = _manifest(folder.parent.parent / MANIFEST_NAME).get(folder.name) if in_name is not None else None
+    return Source(_name(path), path, np.array(array, dtype=np.float32), rate, row)
+
+
+def _name(path: Path) -> str:
+    """Of the results: the picture's, and for the documented tree the rate's."""
+    return f"{path.resolve().parent.name}_{path.stem}" if rate_of(path) is not None else base_name(path.name)
+
+
+def _refuse_same_names(paths: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if seen.setdefault(_name(path), path) != path:
+            raise LatentFaceError(f"{seen[_name(path)]} and {path} would have the same results file: detect them apart")
 
 
 def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
@@ -140,9 +172,10 @@ def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec |
         raise LatentFaceError(f"{path}: a photograph needs --codec ({' or '.join(CODECS)})")
     rate = config.rate or _only_rate(detector, path)
     rgb = read_picture(path)
-    row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, "pad", codec.stride)
-    latent = codec.encode(render(rgb, row), rate)
-    return Source(base_name(path.name), path, latent.array, rate, row)
+    fit = "stretch" if config.fit == "stretch" else "pad"
+    row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, fit, codec.stride)
+    latent = codec.encode_rates(render(rgb, row), [rate], row.content_width * row.content_height)[0]
+    return Source(_name(path), path, latent.array, rate, row, codec.name)
 
 
 def _only_rate(detector: Detector, path: Path) -> int:
@@ -186,7 +219,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
     stride = detector.model.config.stride
     height, width = (side * stride for side in source.array.shape[1:])
     if config.image:
-        return place_photograph(config.image, width, height, stride, source.row)
+        return place_photograph(config.image, width, height, stride, source.row, config.fit)
     if source.path.suffix.lower() in PICTURE_SUFFIXES:
         return place_photograph(source.path, width, height, stride, source.row)
     codec = codec or _codec_at_hand(source)
@@ -197,8 +230,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
 
 def _codec_at_hand(source: Source) -> Codec | None:
     """The codec that the manifest names, if it needs no weights."""
-    entry = source.row.latents.get(source.rate) if source.row else None
-    return open_codec("dct") if entry and entry.codec == "dct" else None
+    return open_codec("dct") if source.codec == "dct" else None
 
 
 def _table(source: Source, faces: Faces) -> str:
@@ -206,12 +238,3 @@ def _table(source: Source, faces: Faces) -> str:
     for box, score in zip(faces.boxes, faces.scores, strict=True):
         lines.append(f"{score:5.2f} " + " ".join(f"{value:7.1f}" for value in box))
     return "\n".join(lines if len(faces) else lines[:1])
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LatentFaceError(
-            f"{folder}: cannot be made ({error.strerror}); give --out a folder you may write"
-        ) from error

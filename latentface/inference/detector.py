@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import Checkpoint, load_checkpoint
-from latentface.model.normalisation import UNKNOWN_INDEX
 from latentface.model.postprocess import Faces, Thresholds
 from latentface.model.predict import pick_device, predict
 
@@ -95,7 +95,7 @@ class Detector:
 
     def _array(self, latent: Latent, number: int) -> Tensor:
         """float32 [C, h, w], checked."""
-        tensor = torch.as_tensor(np.ascontiguousarray(latent) if isinstance(latent, np.ndarray) else latent)
+        tensor = latent if isinstance(latent, Tensor) else torch.from_numpy(np.array(latent, dtype=np.float32))
         if tensor.dim() == 4 and tensor.shape[0] == 1:
             tensor = tensor[0]
         channels = self.model.config.channels if self.model.config.input == "latent" else 3
@@ -108,6 +108,16 @@ class Detector:
         if not tensor.isfinite().all():
             raise LatentFaceError(f"latent {number}: NaN or infinite values")
         return tensor
+
+    @property
+    def codec(self) -> str:
+        """The codec of the latents it was trained on, "unknown" where the checkpoint does not say."""
+        return str(self.facts.get("codec", "unknown"))
+
+    def check_codec(self, codec: str, where: str) -> None:
+        """Raises LatentFaceError where both codecs are known and differ: the same channels mean different things."""
+        if codec not in ("", "unknown", self.codec) and self.codec != "unknown":
+            raise LatentFaceError(f"{where}: a latent of {codec}, but these weights were trained on {self.codec}")
 
     def check_rate(self, rate: int | None) -> int:
         """The rate to use. Raises LatentFaceError for an unknown one, or none where the model knows several."""

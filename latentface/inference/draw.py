@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ from latentface.codecs.base import Codec, Latent
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import read_picture, render
 from latentface.errors import LatentFaceError
+from latentface.files import replacing
 from latentface.model.postprocess import Faces
 
 # Okabe and Ito's colours: told apart by colour-blind people too. RGB.
@@ -76,19 +76,21 @@ def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow 
         exact=bool(entry and entry.exact),
         stride=codec.stride,
     )
-    return codec.decode(replace(latent, pad_right=0, pad_bottom=0))
+    return codec.decode(latent)
 
 
-def place_photograph(path: str | Path, width: int, height: int, stride: int, row: ManifestRow | None) -> np.ndarray:
+def place_photograph(
+    path: str | Path, width: int, height: int, stride: int, row: ManifestRow | None, fit: str = "auto"
+) -> np.ndarray:
     """A photograph brought into the frame of the coded picture, uint8 [height, width, 3].
 
-    By the manifest where there is one; else stretched where its proportions are about the picture's, and otherwise
-    scaled to fit, top left.
+    By the manifest where there is one; else by `fit`: "stretch", "pad" (scaled to fit, top left), or "auto", which
+    stretches where the proportions are about the picture's and pads otherwise.
     """
     rgb = read_picture(path)
     source_height, source_width = rgb.shape[:2]
     if row is None:
-        return render(rgb, _assumed_row(Path(path).name, source_width, source_height, width, height, stride))
+        return render(rgb, _assumed_row(Path(path).name, source_width, source_height, width, height, stride, fit))
     if (source_width, source_height) != (row.source_width, row.source_height):
         raise LatentFaceError(
             f"--image {path} is {source_width}x{source_height}, the latent was made from "
@@ -97,9 +99,11 @@ def place_photograph(path: str | Path, width: int, height: int, stride: int, row
     return render(rgb, row)
 
 
-def _assumed_row(name: str, source_width: int, source_height: int, width: int, height: int, stride: int) -> ManifestRow:
+def _assumed_row(
+    name: str, source_width: int, source_height: int, width: int, height: int, stride: int, fit: str
+) -> ManifestRow:
     scale_x, scale_y = width / source_width, height / source_height
-    if abs(scale_x / scale_y - 1) > 0.02:
+    if fit == "pad" or (fit == "auto" and abs(scale_x / scale_y - 1) > 0.02):
         scale_x = scale_y = min(scale_x, scale_y)
     content_width, content_height = round(source_width * scale_x), round(source_height * scale_y)
     return ManifestRow(
@@ -108,7 +112,5 @@ def _assumed_row(name: str, source_width: int, source_height: int, width: int, h
 
 
 def save_picture(path: Path, rgb: np.ndarray) -> None:
-    try:
-        Image.fromarray(rgb).save(path, format="PNG")
-    except OSError as error:
-        raise LatentFaceError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with replacing(path) as temporary:
+        Image.fromarray(rgb).save(temporary, format="PNG")

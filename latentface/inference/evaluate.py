@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from latentface.data.files import replacing
-from latentface.data.latents import NestedLatentWiderFaceDataset, collate_by_shape
+from latentface.data.latents import NestedLatentWiderFaceDataset, available_rates, collate_by_shape, find_labels
 from latentface.data.manifest import ManifestRow
+from latentface.data.sizes import label_frame
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import (
     DetectionScore,
@@ -28,6 +29,7 @@ from latentface.evaluation.average_precision import (
     landmark_error,
 )
 from latentface.evaluation.wider import DIFFICULTIES, evaluate_wider, write_prediction
+from latentface.files import make_folder, replacing
 from latentface.inference.detector import Detector
 from latentface.model.checkpoint import versions
 from latentface.model.postprocess import Thresholds
@@ -44,6 +46,13 @@ class EvaluateConfig:
     network: str = option("", "backbone that the checkpoint has to hold; empty: whatever it holds")
     dataset_root: str = option(".", "folder that holds the split")
     split: str = option("val", "folder below --dataset_root with latent/ and labels.txt")
+    latent_dir: str = option("", "latents, in place of <dataset_root>/<split>/latent")
+    label_file: str = option("", "labels, in place of <dataset_root>/<split>/labels.txt")
+    stride: int = option(16, "picture pixels per cell, where no manifest says it")
+    label_frame: str = option("picture", "coordinates of the labels", choices=("picture", "source"))
+    image_sizes: str = option("", "JSON of picture name -> [width, height] of photographs, for --label_frame source")
+    image_dir: str = option("", "the photographs themselves, to read their sizes from; implies --label_frame source")
+    label_fit: str = option("stretch", "how photographs were brought to the coded size", choices=("stretch", "pad"))
     rates: tuple[int, ...] = option((), "rates to evaluate; empty: all that the model knows and the split has")
     min_height: float = option(0.0, "leave faces lower than so many picture pixels out, as neither right nor wrong")
     predictions: str = option("", "folder of WIDER FACE prediction files, <event>/<name>.txt")
@@ -65,6 +74,10 @@ class EvaluateConfig:
             raise LatentFaceError("give either --weight (with --dataset_root) or --predictions (with --ground_truth)")
         if self.predictions and not self.ground_truth:
             raise LatentFaceError("--predictions needs --ground_truth DIR, the folder of the official .mat files")
+        if self.weight and self.ground_truth and self.frame != "source":
+            raise LatentFaceError("--ground_truth is in pixels of the photographs: add --frame source")
+        if self.batch_size < 1 or self.workers < 0 or self.stride < 1:
+            raise LatentFaceError("--batch_size and --stride have to be 1 or more, --workers 0 or more")
 
     @property
     def thresholds(self) -> Thresholds:
@@ -74,11 +87,7 @@ class EvaluateConfig:
 def run(config: EvaluateConfig) -> int:
     """Evaluates, prints, and writes evaluation.json."""
     result = evaluate_files(config) if config.predictions else evaluate_weights(config)
-    out = Path(config.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LatentFaceError(f"{out}: cannot be made ({error.strerror}); give --out a folder you may write") from error
+    out = make_folder(config.out, "--out")
     text = json.dumps(result, indent=1)
     with replacing(out / "evaluation.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -102,16 +111,22 @@ def evaluate_files(config: EvaluateConfig) -> dict[str, Any]:
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
-    rates = config.rates or detector.rates
-    dataset = NestedLatentWiderFaceDataset.of_split(Path(config.dataset_root) / config.split, rates=tuple(rates))
+    latent_dir = Path(config.latent_dir or Path(config.dataset_root) / config.split / "latent")
+    if not latent_dir.is_dir():
+        raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
+    there = set(available_rates(latent_dir))
+    rates = config.rates or tuple(rate for rate in detector.rates if rate in there) or detector.rates
     for rate in rates:
         detector.check_rate(rate)
+    datasets = [_open(config, latent_dir, rate) for rate in rates]
+    for dataset in datasets:
+        detector.check_codec(dataset.codec, str(latent_dir))
     protocol = {
         "name": "all-point AP at IoU 0.5, detections pooled",
-        "set": str(Path(config.dataset_root) / config.split),
-        "pictures": len(dataset),
-        "notes": dataset.notes,
-        "codec": dataset.codec,
+        "set": str(latent_dir.parent),
+        "pictures": max(len(dataset) for dataset in datasets),
+        "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
+        "codec": datasets[0].codec,
         "weight": config.weight,
         "min_height": config.min_height,
         "confidence": config.conf,
@@ -119,20 +134,32 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "before_nms": config.before_nms,
         "keep": config.keep,
     }
-    scores = {str(rate): _evaluate_rate(config, detector, dataset.at_rate(rate)) for rate in rates}
+    scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
     return {"protocol": protocol, "rates": scores, "versions": versions()}
+
+
+def _open(config: EvaluateConfig, latent_dir: Path, rate: int) -> NestedLatentWiderFaceDataset:
+    return NestedLatentWiderFaceDataset(
+        latent_dir,
+        Path(config.label_file) if config.label_file else find_labels(latent_dir),
+        (rate,),
+        frame=label_frame(config.label_frame, config.image_sizes, config.image_dir, config.label_fit),
+        stride=config.stride,
+    )
 
 
 def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
     rate = dataset.rates[0]
     folder = Path(config.out) / f"predictions_{rate}"
+    for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
+        stale.unlink()
     results, sizes = [], set()
     rows = {picture.folder.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
     for name, size, result in _results(config, detector, dataset):
         results.append(result)
         sizes.add(size)
         label, row = rows[name]
-        write_prediction(folder, label, _framed(result.boxes, row, config.frame, label), result.scores)
+        write_prediction(folder, _event_and_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
     bpp = [row.latents[rate].bpp for _, row in rows.values() if row and rate in row.latents]
     exact = {row.latents[rate].exact for _, row in rows.values() if row and rate in row.latents}
     landmarks = landmark_error(results)
@@ -165,6 +192,11 @@ def _results(
                 truth = batch.truth(row)
                 result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *truth)
                 yield name, (width, height), result
+
+
+def _event_and_name(label: str) -> str:
+    """The last two parts of a picture's name: what prediction files are called."""
+    return "/".join(re.split(r"[/\\]", label)[-2:])
 
 
 def _framed(boxes: np.ndarray, row: ManifestRow | None, frame: str, name: str) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-UNKNOWN_INDEX = -1
 # A channel that is almost always zero would turn a rare symbol into a huge value: its deviation counts as at least
 # this part of the root mean square over all channels, and what is still far out is cut off.
 SMALLEST_DEVIATION = 0.02

@@ -10,6 +10,8 @@ from latentface.model.backbone import BACKBONES
 from latentface.model.bridge import BRIDGES
 from latentface.options import option
 
+SETTINGS_NAME = "config.yaml"  # of an experiment directory
+
 
 @dataclass
 class TrainConfig:
@@ -34,6 +36,7 @@ class TrainConfig:
     rates: tuple[int, ...] = option((), "several rates, in place of --latent_type: each epoch draws one per picture")
     crop: int = option(0, "train on random squares of so many cells a side; 0: whole latents")
 
+    stride: int = option(16, "picture pixels per cell, where no manifest says it")
     label_frame: str = option(
         "picture",
         "coordinates of the labels: picture pixels, or pixels of the photograph before scaling (needs sizes)",
@@ -66,20 +69,20 @@ class TrainConfig:
     )
 
     out: str = option("", "experiment directory; empty: a new one under runs/")
-    resume: str = option("", "experiment directory to continue, with its settings", settings_file="config.yaml")
+    resume: str = option("", "experiment directory to continue, with its settings", settings_file=SETTINGS_NAME)
     max_hours: float = option(0.0, "save and stop after so many hours; 0: no limit")
-    save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch")
+    save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch; 0: at its end only")
     val_every: int = option(1, "validate every so many epochs, and after the last")
     workers: int = option(-1, "processes that read latents; -1: one per core, at most 8; 0: none")
     seed: int = option(0, "seed of weights, order and crops")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "val_every"):
+        for name in ("epochs", "batch_size", "accumulate", "val_every", "stride"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
-        for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes"):
+        for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes", "seed"):
             if not getattr(self, name) >= 0:  # refuses NaN too
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentface.errors import LatentFaceError
+from latentface.files import replacing
 
 Row = dict[str, Any]
 
@@ -48,9 +49,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def draw_curves(rows: list[Row], path: Path) -> None:
@@ -81,9 +81,8 @@ def draw_curves(rows: list[Row], path: Path) -> None:
     for axes in (losses, precision):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    temporary = path.with_name(path.name + ".part")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _start_wandb(folder: Path, settings: Row) -> Any:
@@ -97,19 +96,21 @@ def _start_wandb(folder: Path, settings: Row) -> Any:
     if mode is None and not _has_login(wandb):
         mode = "offline"
         print("Weights & Biases: no login, logging offline (wandb login, or --no_wandb to leave it out)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return wandb.init(
-                project="latentface",
-                dir=str(folder),
-                config=settings,
-                mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(silent=True, init_timeout=30),
-            )
-    except (wandb.errors.Error, OSError) as error:
-        print(f"Weights & Biases could not start ({str(error).splitlines()[0]}): logging to metrics.jsonl only")
-        return None
+    for attempt in dict.fromkeys((mode, "offline")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return wandb.init(
+                    project="latentface",
+                    dir=str(folder),
+                    config=settings,
+                    mode=attempt,  # type: ignore[arg-type]
+                    settings=wandb.Settings(silent=True, init_timeout=30),
+                )
+        except (wandb.errors.Error, OSError) as error:
+            print(f"Weights & Biases could not start {attempt or 'online'} ({str(error).splitlines()[0]})")
+    print("logging to metrics.jsonl only")
+    return None
 
 
 def _has_login(wandb: Any) -> bool:

@@ -6,9 +6,10 @@ val), at the end weight_final.pth, and state.pth for `--resume`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from latentface.data.latents import EpochBatches, LatentBatch, NestedLatentWider
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import save_checkpoint
 from latentface.model.loss import MultiTaskLoss, Targets
+from latentface.model.predict import pick_device
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
 from latentface.training.journal import Journal
 from latentface.training.schedule import learning_rate_factor
-from latentface.training.state import LOSS_TERMS, Progress, load_state, save_state
+from latentface.training.state import LOSS_TERMS, Order, Progress, load_state, save_state
 from latentface.training.stopping import StopRequest
 from latentface.training.validation import validate
 
@@ -48,28 +50,31 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress
+    order: Order
     journal: Journal
 
 
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says and returns the experiment directory."""
     torch.manual_seed(config.seed)
-    device = setup.pick_device(config.device)
+    device = pick_device(config.device)
     precision = setup.pick_precision(config.precision, device)
+    config = replace(config, precision=str(precision).removeprefix("torch."))  # a resumed run keeps its arithmetic
     dataset, validation = setup.open_datasets(config)
-    setup.describe(config, dataset, validation, device, precision)
+    setup.describe(config, dataset, validation, device)
     model = setup.build_model(config, dataset).to(device)
     optimizer = setup.build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     folder = setup.experiment_folder(config)
-    progress = load_state(folder, model, optimizer, scaler) if config.resume else Progress()
+    order = Order(tuple(dataset.rates), len(dataset), config.batch_size, config.accumulate, config.seed)
+    progress = load_state(folder, model, optimizer, scaler, order) if config.resume else Progress()
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)
     loader = setup.build_loader(config, dataset, batches, device)
     settings = setup.save_settings(config, folder)
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
     run = Run(
         config, folder, device, precision, dataset, validation, batches, loader, model, MultiTaskLoss(), optimizer,
-        scaler, progress, journal,
+        scaler, progress, order, journal,
     )  # fmt: skip
     print(f"experiment directory: {folder}", flush=True)
     try:
@@ -83,6 +88,7 @@ def fit(run: Run) -> None:
     """Epochs until the last, or until asked to stop; every way out leaves a state to continue from."""
     if run.validation is not None and run.progress.epoch < run.config.epochs:
         validate(run.model, run.validation, run.config, run.precision, batches=2)  # fail now, not after an epoch
+    _save_state(run)  # from here on there is something to resume from
     with StopRequest(run.config.max_hours) as stop:
         while run.progress.epoch < run.config.epochs:
             _train_epoch(run, stop)
@@ -146,7 +152,7 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
 def _finite_values(losses: dict[str, Tensor], run: Run, batch: LatentBatch) -> dict[str, float]:
     numbers = torch.stack([losses[name].detach() for name in LOSS_TERMS]).tolist()  # one transfer
     values = dict(zip(LOSS_TERMS, numbers, strict=True))
-    if not torch.isfinite(losses["total"]):
+    if not math.isfinite(values["total"]):
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise LatentFaceError(
             f"the loss is not finite in epoch {run.progress.epoch + 1}, batch {run.progress.batch + 1} ({terms}), "
@@ -218,9 +224,10 @@ def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
         "rates": list(run.dataset.rates),
         "epoch": row["epoch"],
         "metrics": row,
+        "validation": setup.validation_protocol(run.validation) if run.validation is not None else None,
         "training": setup.plain_settings(run.config),
     }
 
 
 def _save_state(run: Run) -> None:
-    save_state(run.folder, run.model, run.optimizer, run.scaler, run.progress)
+    save_state(run.folder, run.model, run.optimizer, run.scaler, run.progress, run.order)

@@ -11,18 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from latentface.data.latents import EpochBatches, NestedLatentWiderFaceDataset, collate, find_labels
-from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
+from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
 from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing
 from latentface.machine import cores, has_bfloat16_matrix_unit
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.predict import pick_device
+from latentface.model.postprocess import Thresholds
 from latentface.model.retinaface import ModelConfig, RetinaFace
-from latentface.training.config import TrainConfig
+from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.state import STATE_NAME
-
-__all__ = ["pick_device"]  # used by the loop beside what is below
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -39,7 +38,7 @@ def open_datasets(
     config: TrainConfig,
 ) -> tuple[NestedLatentWiderFaceDataset, NestedLatentWiderFaceDataset | None]:
     """Training and validation set; the latter None, with a line, where the tree has none."""
-    frame = _label_frame(config)
+    frame = label_frame(config.label_frame, config.image_sizes, config.image_dir, config.label_fit)
     train = _open_split(config, "train", frame, config.crop)
     latent_dir, _ = config.split_paths("val")
     if not latent_dir.is_dir():
@@ -57,21 +56,11 @@ def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -
             f"{latent_dir}: no such folder; --dataset_root has to hold {split}/latent/<picture>/{config.latent_type}"
         )
     dataset = NestedLatentWiderFaceDataset(
-        latent_dir, labels or find_labels(latent_dir.parent), config.used_rates, crop, config.seed, frame
+        latent_dir, labels or find_labels(latent_dir), config.used_rates, crop, config.seed, frame, config.stride
     )
     if not any(len(picture.labels.boxes) for picture in dataset.pictures):
         raise LatentFaceError(f"{dataset.label_file}: not one face in it; look at its format")
     return dataset
-
-
-def _label_frame(config: TrainConfig) -> LabelFrame:
-    if config.image_dir:
-        return LabelFrame(measure_sizes(config.image_dir), config.label_fit)
-    if config.label_frame == "picture":
-        return LabelFrame()
-    if not config.image_sizes:
-        raise LatentFaceError("--label_frame source needs --image_sizes FILE.json or --image_dir DIR")
-    return LabelFrame(read_sizes(config.image_sizes), config.label_fit)
 
 
 def describe(
@@ -79,11 +68,10 @@ def describe(
     train: NestedLatentWiderFaceDataset,
     validation: NestedLatentWiderFaceDataset | None,
     device: torch.device,
-    precision: torch.dtype,
 ) -> None:
     """What will be trained on what, and everything odd about the data, before the first second is spent."""
     print(
-        f"{config.model}, {config.bridge} bridge, on {device} in {str(precision).removeprefix('torch.')}; "
+        f"{config.model}, {config.bridge} bridge, on {device} in {config.precision}; "
         f"rates {', '.join(map(str, train.rates))}"
     )
     for split, dataset in (("train", train), ("val", validation)):
@@ -92,6 +80,19 @@ def describe(
             print(f"{split}: {len(dataset)} pictures, {faces} faces ({dataset.label_file})")
             for note in dataset.notes:
                 print(f"  note: {note}")
+    if validation is not None:
+        print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
+
+
+def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
+    """What the validation AP of a run means."""
+    return {
+        "protocol": "all-point AP at IoU 0.5, all faces, whole latents",
+        "set": str(dataset.latent_dir.parent),
+        "pictures": len(dataset),
+        "codec": dataset.codec,
+        **asdict(Thresholds()),
+    }
 
 
 def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> RetinaFace:
@@ -116,6 +117,9 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
     model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
     if config.weight and not config.resume:
         checkpoint = load_checkpoint(config.weight, network=config.model)
+        if checkpoint.config.prior_sizes != model_config.prior_sizes:
+            sizes = " ".join(str(size) for level in checkpoint.config.prior_sizes for size in level)
+            raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
         own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("normalisation.")}
         learned = {name: t for name, t in checkpoint.state.items() if not name.startswith("normalisation.")}
         load_strictly(model, learned | own, config.weight)
@@ -171,13 +175,7 @@ def experiment_folder(config: TrainConfig) -> Path:
         raise LatentFaceError(
             f"{folder} already holds a run: continue it with --resume {folder}, or give another --out"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LatentFaceError(
-            f"{folder}: cannot be made ({error.strerror}); give --out a folder you may write"
-        ) from error
-    return folder
+    return make_folder(folder, "--out")
 
 
 def _next_free(config: TrainConfig) -> Path:
@@ -197,5 +195,6 @@ def save_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
     settings = plain_settings(config)
     kept = {name: value for name, value in settings.items() if name != "resume"}
-    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    with replacing(folder / SETTINGS_NAME) as temporary:
+        temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
     return settings

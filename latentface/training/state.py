@@ -38,28 +38,56 @@ class Progress:
         self.__dict__.update(fresh.__dict__)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What the order of the pictures follows from; inside an epoch none of it may change."""
+
+    rates: tuple[int, ...]
+    pictures: int
+    batch_size: int
+    accumulate: int
+    seed: int
+
+
 def save_state(
-    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+    folder: Path,
+    model: RetinaFace,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    order: Order,
 ) -> None:
     content: dict[str, Any] = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "progress": asdict(progress),
+        "order": asdict(order),
     }
     save_atomically(content, folder / STATE_NAME)
 
 
 def load_state(
-    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, order: Order
 ) -> Progress:
-    """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run."""
+    """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run.
+
+    Batch size, seed and set may change between two epochs; inside one they may not, rates never.
+    """
     path = folder / STATE_NAME
     content = load_plain(path)
     try:
+        progress, saved = Progress(**content["progress"]), Order(**content["order"])
+        fixed = ("rates",) if progress.batch == 0 else tuple(asdict(order))
+        for name in fixed:
+            before, now = getattr(saved, name), getattr(order, name)
+            if before != now:
+                raise LatentFaceError(
+                    f"{folder} was stopped with {name} {before}, now it is {now}: resume with the same"
+                )
         load_strictly(model, content["model"], str(path))
         optimizer.load_state_dict(content["optimizer"])
         scaler.load_state_dict(content["scaler"])
-        return Progress(**content["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LatentFaceError(f"{path}: does not belong to a run with these settings ({error})") from error
+    return progress

@@ -23,7 +23,7 @@ def validate(
     precision: torch.dtype,
     batches: int | None = None,
 ) -> dict[str, float]:
-    """Rate -> AP at IoU 0.5 over all faces, whole latents; `batches` limits how many are looked at."""
+    """Rate -> AP at IoU 0.5 over all faces, whole latents, in `precision`; `batches` limits how many are looked at."""
     model.eval()
     return {str(rate): _at_rate(model, dataset.at_rate(rate), config, precision, batches) for rate in dataset.rates}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from latentface.cli import main
 from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.inference import detect
 from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent
 from latentface.model.postprocess import Faces
 
@@ -84,7 +86,9 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
         (["{latent}"], "missing: --weight"),
         (["gone.npy", "--weight", "{weights}"], "gone.npy: no such file or folder"),
         (["{latent}", "--weight", "{weights}", "--conf", "1.5"], "both lie between 0 and 1"),
-        (["{latent}", "--weight", "{weights}", "--rate", "50"], "rate 50 is unknown to this model"),
+        (["{latent}", "--weight", "{weights}", "--rate", "50"], "its name says rate 75, --rate 50: leave --rate out"),
+        (["{latent}", "--weight", "{weights}", "--batch_size", "0"], "--batch_size has to be 1 or more"),
+        (["{latent}", "--weight", "{weights}", "--size", "0"], "--size 16 to 16384"),
         (["{latent}", "{latent}", "--image", "x.png", "--weight", "{weights}"], "--image goes with one latent"),
         (["{latent}", "--image", "gone.png", "--weight", "{weights}"], "gone.png: cannot be read as a picture"),
         (["{latent}", "--weight", "{latent}"], "latent_75.npy: refused"),
@@ -99,6 +103,54 @@ def test_mistakes_get_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_results_of_the_same_name_are_refused(weights: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("a/photo.png", "b/photo.png"):
+        Path(name).parent.mkdir()
+        Image.new("RGB", (32, 32)).save(name)
+    arguments = ["a/photo.png", "b/photo.png", "--codec", "dct", "--rate", "75", "--weight", str(weights)]
+    assert main(["detect", *arguments]) == 2
+    assert "would have the same results file" in capsys.readouterr().err
+    assert not Path("detections").exists()
+
+
+def test_inputs_may_stand_before_and_after_flags(drawn_dataset: Path, weights: Path) -> None:
+    first, second = sorted((drawn_dataset / "val" / "latent").glob("*/latent_75.npy"))[:2]
+    assert main(["detect", str(first), "--weight", str(weights), str(second), "--no_pictures"]) == 0
+    assert len(list(Path("detections").glob("*.json"))) == 2
+
+
+def write_manifest_of(split: Path, codec: str) -> None:
+    entry = {"codec": codec, "model_index": 0, "step": 1.0, "bpp": 0.7, "exact": True}
+    with (split / "latents.jsonl").open("w") as file:
+        for folder in sorted((split / "latent").iterdir()):
+            row = {
+                "name": f"event/{folder.name}.jpg", "latents": {"75": entry}, "stride": 16, "source_width": 128,
+                "source_height": 128, "scale_x": 1.0, "scale_y": 1.0, "pad_right": 0, "pad_bottom": 0, "crop": None,
+                "mirrored": False, "label_frame": "picture",
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+
+
+def test_manifest_is_found_from_anywhere_and_another_codec_refused(
+    drawn_dataset: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(drawn_dataset / "val", tmp_path / "val")
+    write_manifest_of(tmp_path / "val", "dct")
+    from latentface.model.checkpoint import load_checkpoint, save_checkpoint
+
+    trained = load_checkpoint(weights)
+    save_checkpoint("dct.pth", trained.build(), trained.facts | {"codec": "dct"})
+    inside = first_latent(tmp_path).parent
+    monkeypatch.chdir(inside)
+    detected = ["detect", "latent_75.npy", "--weight", str(tmp_path / "dct.pth"), "--out", str(tmp_path / "out")]
+    assert main(detected) == 0
+    assert (tmp_path / "out" / f"{inside.name}_latent_75.png").exists()
+    write_manifest_of(tmp_path / "val", "jpegai")
+    detect._manifest.cache_clear()
+    assert main(detected) == 2
+    assert "a latent of jpegai, but these weights were trained on dct" in capsys.readouterr().err
 
 
 def test_faces_are_drawn_where_they_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -76,8 +77,13 @@ def test_json_to_standard_output(
         (["--weight", "w.pth", "--predictions", "p"], "give either --weight"),
         (["--predictions", "p"], "--predictions needs --ground_truth"),
         (["--weight", "gone.pth"], "gone.pth: no such file"),
-        (["--weight", "{weights}", "--dataset_root", "gone"], "no folder latent/ in it"),
-        (["--weight", "{weights}", "--dataset_root", "{root}", "--rates", "50"], "no latent of rate 50; there are 25"),
+        (["--weight", "{weights}", "--dataset_root", "gone"], "gone/val/latent: no such folder"),
+        (
+            ["--weight", "{weights}", "--ground_truth", "g"],
+            "--ground_truth is in pixels of the photographs: add --frame",
+        ),
+        (["--weight", "{weights}", "--batch_size", "0"], "--batch_size and --stride have to be 1 or more"),
+        (["--weight", "{weights}", "--dataset_root", "{root}", "--rates", "50"], "rate 50 is unknown to this model"),
         (
             ["--weight", "{weights}", "--dataset_root", "{root}", "--frame", "source"],
             "the manifest does not say where event/drawn_2_0.jpg lies",
@@ -99,6 +105,22 @@ def test_mistakes_get_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_rates_that_the_split_lacks_are_left_out_and_old_predictions_go(
+    drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(drawn_dataset / "val" / "latent", tmp_path / "only_75")
+    for path in (tmp_path / "only_75").glob("*/latent_25.npy"):
+        path.unlink()
+    stale = tmp_path / "out" / "predictions_75" / "event" / "stale.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("stale\n0\n")
+    labels = str(drawn_dataset / "val" / "labels.txt")
+    arguments = ["--weight", str(weights), "--latent_dir", str(tmp_path / "only_75"), "--label_file", labels]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["rates"]) == ["75"]
+    assert not stale.exists()
 
 
 def test_published_predictions(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -126,6 +126,57 @@ def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
     assert same(state(whole), state(folder))
 
 
+def test_killed_in_the_first_epoch_is_resumed(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(run, group) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config(drawn_dataset, tmp_path / "killed", epochs=1))
+    train(config(drawn_dataset, tmp_path / "x", epochs=1, resume=str(tmp_path / "killed")))
+    whole = train(config(drawn_dataset, tmp_path / "whole", epochs=1))
+    assert same(state(whole), state(tmp_path / "killed"))
+
+
+def test_what_fixes_the_order_may_not_change_inside_an_epoch(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", max_hours=1e-9, rates=(25, 75)))
+    with pytest.raises(LatentFaceError, match="stopped with batch_size 2, now it is 3"):
+        train(config(drawn_dataset, tmp_path / "x", resume=str(folder), batch_size=3, rates=(25, 75)))
+    with pytest.raises(LatentFaceError, match=r"stopped with rates \(25, 75\), now it is \(75,\)"):
+        train(config(drawn_dataset, tmp_path / "x", resume=str(folder)))
+
+
+def test_error_in_a_worker_process_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from latentface.cli import main
+
+    split = write_tree(tmp_path / "train", 300, (75,), seed=5, size=32)  # statistics look at 256 of them
+    for path in split.glob("latent/*/latent_75.npy"):
+        if path.parent.name not in looked_at(split):
+            np.save(path, np.full((256, 2, 2), np.nan, dtype=np.float32))
+    arguments = ["--dataset_root", str(tmp_path), "--out", str(tmp_path / "run"), "--model", "light", "--no_wandb"]
+    assert main(["train", *arguments, "--workers", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("latentface: error: ")
+    assert "NaN or infinite values" in error
+
+
+def looked_at(split: Path) -> set[str]:
+    names = sorted(path.name for path in (split / "latent").iterdir())
+    return {names[i] for i in np.linspace(0, len(names) - 1, 256).astype(int)}
+
+
+def test_start_weights_of_other_priors_are_refused(drawn_dataset: Path, tmp_path: Path) -> None:
+    first = train(config(drawn_dataset, tmp_path / "a", epochs=1, prior_sizes=(10, 20, 40, 80, 160, 320)))
+    with pytest.raises(LatentFaceError, match="has other priors: give --prior_sizes 10 20 40 80 160 320"):
+        train(config(drawn_dataset, tmp_path / "b", weight=str(first / "weight_final.pth")))
+
+
 def test_max_hours_stops_after_a_step(drawn_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = train(config(drawn_dataset, tmp_path / "run", max_hours=1e-9))
     assert "stopped: the time is up" in capsys.readouterr().out
@@ -251,7 +302,8 @@ def test_without_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture) -
         (["--dataset_root", "{root}", "--device", "cuda:7"], "--device cuda:7: not available here"),
         (["--dataset_root", "{root}", "--backbone_weights", "gone.pth"], "--backbone_weights gone.pth: no such file"),
         (["--dataset_root", "{root}", "--weight", "gone.pth"], "gone.pth: no such file"),
-        (["--resume", "gone"], "gone/config.yaml: cannot be read"),
+        (["--resume", "gone"], "--resume gone: no config.yaml there; give the folder of an earlier run"),
+        (["--dataset_root", "{root}", "--seed", "-1"], "--seed -1: cannot be negative"),
         (["--dataset_root", "{root}", "--label_frame", "source"], "needs --image_sizes FILE.json or --image_dir DIR"),
     ],
 )

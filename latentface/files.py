@@ -53,3 +53,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise LatentFaceError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
         raise
+
+
+def make_folder(path: str | Path, flag: str) -> Path:
+    """Makes a folder and those above it; `flag` is what the user can name another one with."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LatentFaceError(
+            f"{path}: cannot be made ({error.strerror}); give {flag} a folder that you may write"
+        ) from error
+    return Path(path)
