@@ -226,7 +226,7 @@ def read_latent(path: str | Path) -> np.ndarray:
     """The array of a `.npy` file, memory-mapped, as [C, h, w].
 
     Raises LatentFaceError for anything else than a float or integer array [C, h, w] or [1, C, h, w]. Nothing in the
-    file is executed. Values are not looked at: call `check_finite` or convert first.
+    file is executed. Values are not looked at, so they may be NaN or infinite.
     """
     path = Path(path)
     try:
