@@ -101,11 +101,13 @@ def _refuse_another_demo(path: Path, config: DemoConfig) -> None:
 
 def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None:
     """`count` PNG files and labels.txt; picture n of a split is the same in every run."""
-    make_folder(folder, "--out")
+    label_file = make_folder(folder, "--out") / "labels.txt"
+    if label_file.is_file() and len(read_labels(label_file)) == count:  # written last: all is there
+        return
     draw = partial(_draw_one, folder=folder, split=split, size=config.size, seed=config.seed)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         labels = list(progress(pool.map(draw, range(count), chunksize=16), f"drawing {split}", count, "picture"))
-    write_labels(folder / "labels.txt", labels)
+    write_labels(label_file, labels)
 
 
 def _draw_one(number: int, *, folder: Path, split: str, size: int, seed: int) -> PictureLabels:

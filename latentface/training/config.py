@@ -73,7 +73,9 @@ class TrainConfig:
     max_hours: float = option(0.0, "save and stop after so many hours; 0: no limit")
     save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch; 0: at its end only")
     val_every: int = option(1, "validate every so many epochs, and after the last")
-    workers: int = option(-1, "processes that read latents; -1: one per core, at most 8; 0: none")
+    workers: int = option(
+        -1, "processes that read latents; -1: one per core (at most 8) for a GPU, fewer on a CPU"
+    )
     seed: int = option(0, "seed of weights, order and crops")
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ def _write(path: Path, rows: list[Row]) -> None:
 def draw_curves(rows: list[Row], path: Path) -> None:
     """Loss terms on the left, validation AP on the right."""
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, precision = figure.subplots(1, 2)
@@ -80,7 +81,8 @@ def draw_curves(rows: list[Row], path: Path) -> None:
         precision.text(0.5, 0.5, "no validation set", ha="center", transform=precision.transAxes)
     for axes in (losses, precision):
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, max(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 

@@ -59,7 +59,11 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     precision = setup.pick_precision(config.precision, device)
-    config = replace(config, precision=str(precision).removeprefix("torch."))  # a resumed run keeps its arithmetic
+    config = replace(  # settled once, so that a resumed run keeps its arithmetic
+        config,
+        precision=str(precision).removeprefix("torch."),
+        workers=setup.pick_workers(config.workers, device),
+    )
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
     model = setup.build_model(config, dataset).to(device)

@@ -34,6 +34,13 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
+def pick_workers(workers: int, device: torch.device) -> int:
+    """-1: for a GPU one per core, at most 8; on a CPU a quarter of the cores, as the network needs them itself."""
+    if workers >= 0:
+        return workers
+    return cores() // 4 if device.type == "cpu" else min(cores(), 8)
+
+
 def open_datasets(
     config: TrainConfig,
 ) -> tuple[NestedLatentWiderFaceDataset, NestedLatentWiderFaceDataset | None]:
@@ -156,8 +163,9 @@ def build_loader(
 
 def worker_options(config: TrainConfig, *, few: bool = False) -> dict[str, Any]:
     """`few`: for a handful of batches, processes are not worth starting."""
-    workers = config.workers if config.workers >= 0 else min(cores(), 8)
-    return {"num_workers": 0} if few or not workers else {"num_workers": workers, "worker_init_fn": _leave_signals}
+    if few or config.workers == 0:
+        return {"num_workers": 0}
+    return {"num_workers": config.workers, "worker_init_fn": _leave_signals}
 
 
 def _leave_signals(worker: int) -> None:

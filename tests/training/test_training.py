@@ -376,6 +376,14 @@ def test_yaml_settings_and_flags_over_them(drawn_dataset: Path, tmp_path: Path) 
     assert [row["epoch"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [1]
 
 
+def test_workers_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, on_cpu, on_gpu in ((2, 0, 2), (8, 2, 8), (64, 16, 8)):
+        monkeypatch.setattr(setup, "cores", lambda cores=cores: cores)
+        assert setup.pick_workers(-1, torch.device("cpu")) == on_cpu
+        assert setup.pick_workers(-1, torch.device("cuda")) == on_gpu
+        assert setup.pick_workers(3, torch.device("cpu")) == 3
+
+
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for unit, precision in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(setup, "has_bfloat16_matrix_unit", lambda unit=unit: unit)
