@@ -59,7 +59,7 @@ class TrainConfig:
         "learning rate after the warm-up: tenths at 76 and 88 % of the epochs, or cosine",
         choices=("step", "cosine"),
     )
-    warmup: float = option(1.0, "epochs over which the learning rate rises to --lr")
+    warmup: float = option(0.05, "part of the epochs over which the learning rate rises to --lr")
     weight_decay: float = option(5e-4, "weight decay")
     accumulate: int = option(1, "batches per optimiser step")
     precision: str = option(
@@ -73,15 +73,15 @@ class TrainConfig:
     max_hours: float = option(0.0, "save and stop after so many hours; 0: no limit")
     save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch; 0: at its end only")
     val_every: int = option(1, "validate every so many epochs, and after the last")
-    workers: int = option(
-        -1, "processes that read latents; -1: one per core (at most 8) for a GPU, fewer on a CPU"
-    )
+    workers: int = option(-1, "processes that read latents; -1: one per core (at most 8) for a GPU, fewer on a CPU")
     seed: int = option(0, "seed of weights, order and crops")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        if self.warmup > 1:
+            raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
         for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes", "seed"):
