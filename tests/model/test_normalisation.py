@@ -54,10 +54,10 @@ def test_a_rate_that_is_not_in_the_table_takes_the_first_row():
 
 
 def test_the_deviation_has_a_floor():
-    """Deviations 3 and 4 and two of nothing: the root mean square is 2.5, a fiftieth of it 0.05."""
+    """Deviations 3 and 4 and two of nothing: the root mean square is 2.5, a tenth of it 0.25."""
     statistics = LatentStatistics(torch.zeros(1, 4), torch.tensor([[3.0, 4, 0, 0]]), (75,), (0,))
     found = LatentNormalisation(statistics)(torch.full((1, 4, 1, 1), 0.1), torch.tensor([75])).flatten()
-    assert found.tolist() == pytest.approx([0.1 / 3, 0.1 / 4, 2, 2])
+    assert found.tolist() == pytest.approx([0.1 / 3, 0.1 / 4, 0.4, 0.4])
 
 
 def test_what_is_far_out_is_cut_off():
@@ -69,7 +69,7 @@ def test_what_is_far_out_is_cut_off():
 def test_the_floor_is_that_of_the_row():
     statistics = LatentStatistics(torch.zeros(2, 2), torch.tensor([[1.0, 0], [100, 0]]), (12, 100), (0, 1))
     inverse = LatentNormalisation(statistics).inverse_deviation[:, 1]
-    assert (1 / inverse).tolist() == pytest.approx([0.02 * 0.5**0.5, 2 * 0.5**0.5])
+    assert (1 / inverse).tolist() == pytest.approx([0.1 * 0.5**0.5, 10 * 0.5**0.5])
 
 
 def test_constant_latents_stay_finite():
