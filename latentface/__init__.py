@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from latentface.errors import LatentFaceError
 
 if TYPE_CHECKING:
-    from latentface.data.latents import NestedLatentWiderFaceDataset
+    from latentface.data.latents import NestedLatentWiderFaceDataset, collate
     from latentface.inference.detector import Detector
     from latentface.model.postprocess import Faces
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "Faces", "LatentFaceError", "NestedLatentWiderFaceDataset", "__version__"]
+__all__ = ["Detector", "Faces", "LatentFaceError", "NestedLatentWiderFaceDataset", "__version__", "collate"]
 
 _HOMES = {
     "Detector": "latentface.inference.detector",
     "Faces": "latentface.model.postprocess",
     "NestedLatentWiderFaceDataset": "latentface.data.latents",
+    "collate": "latentface.data.latents",
 }
 
 
@@ -32,3 +33,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'latentface' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -34,7 +34,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.inference import detect, evaluate
 from latentface.inference.draw import render_latent, save_picture
-from latentface.machine import cores
+from latentface.machine import cores, no_interrupt
 from latentface.options import option
 from latentface.progress import progress
 from latentface.training.config import TrainConfig
@@ -61,6 +61,8 @@ class DemoConfig:
         for name in ("pictures", "held_out", "epochs", "shown"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        if self.size % 16 or not 32 <= self.size <= 4096:
+            raise LatentFaceError(f"--size {self.size}: has to be a multiple of 16 from 32 to 4096")
         if self.seed < 0:
             raise LatentFaceError(f"--seed {self.seed}: cannot be negative")
 
@@ -91,10 +93,13 @@ def run(config: DemoConfig) -> int:
 
 
 def _refuse_another_demo(path: Path, config: DemoConfig) -> None:
-    """Pictures of another seed or size must not be mixed with these."""
-    wanted = {"seed": config.seed, "size": config.size}
+    """Pictures and weights of other settings must not be mixed with these; only epochs may be added."""
+    wanted = {name: getattr(config, name) for name in ("seed", "size", "pictures", "held_out")}
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
-        raise LatentFaceError(f"{config.out} holds a demo of another --seed or --size: give another --out")
+        raise LatentFaceError(f"{config.out} holds a demo of other {', '.join(wanted)}: give another --out")
+    done = len(read_rows(path.parent / "run" / "metrics.jsonl"))
+    if done > config.epochs:
+        raise LatentFaceError(f"{config.out} holds a demo of {done} epochs already: give another --out")
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(wanted), encoding="utf-8")
 
@@ -105,8 +110,13 @@ def draw_split(folder: Path, split: str, count: int, config: DemoConfig) -> None
     if label_file.is_file() and len(read_labels(label_file)) == count:  # written last: all is there
         return
     draw = partial(_draw_one, folder=folder, split=split, size=config.size, seed=config.seed)
-    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-        labels = list(progress(pool.map(draw, range(count), chunksize=16), f"drawing {split}", count, "picture"))
+    pool = ProcessPoolExecutor(cores(), mp_context=get_context("spawn"))
+    try:
+        with no_interrupt():
+            drawn = pool.map(draw, range(count), chunksize=16)
+        labels = list(progress(drawn, f"drawing {split}", count, "picture"))
+    finally:
+        pool.shutdown(cancel_futures=True)
     write_labels(label_file, labels)
 
 
@@ -170,9 +180,7 @@ def show(out: Path, weight: Path, config: DemoConfig) -> list[Path]:
         render_latent(np.load(crowded[0], allow_pickle=False), stride=16),
         np.array(Image.open(pictures[0]).convert("RGB")),
     ]
-    save_picture(
-        out / "how_it_looks.png", side_by_side(panels, ("photograph", "its latent", "faces found in the latent"))
-    )
+    save_picture(out / "how_it_looks.png", side_by_side(panels, ("picture", "its latent", "faces found in the latent")))
     return [out / "how_it_looks.png", *pictures]
 
 
@@ -203,6 +211,9 @@ def _step(name: str, title: str, seconds: dict[str, float]) -> Iterator[None]:
 def summarise(out: Path, config: DemoConfig, seconds: dict[str, float]) -> dict[str, Any]:
     """What came out and what it cost, also written to `out`/summary.json."""
     result = json.loads((out / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    before = out / "summary.json"
+    earlier = json.loads(before.read_text(encoding="utf-8"))["seconds"] if before.is_file() else {}
+    seconds = {name: max(spent, earlier.get(name, 0.0)) for name, spent in seconds.items()}  # not those of a rerun
     summary = {
         "protocol": result["protocol"]
         | {"set": "drawn pictures", "weight": "light, shuffle bridge, one for all rates"},

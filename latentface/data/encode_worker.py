@@ -24,6 +24,7 @@ from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.pictures import crop_row, read_picture, render, whole_row
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
+from latentface.machine import no_interrupt
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
@@ -128,7 +129,7 @@ def _in_processes(
     try:
         while True:
             room = workers * TASKS_PER_WORKER - len(pending)
-            with _no_interrupt():
+            with no_interrupt():
                 pending.update(pool.submit(_encode_in_worker, task) for task in islice(waiting, room))
             if not pending:
                 return
@@ -142,19 +143,6 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits until the block is left; a process started in it never gets one, not even while it imports."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _encoder: PictureEncoder | None = None  # of this worker process

@@ -149,6 +149,11 @@ class NestedLatentWiderFaceDataset(Dataset):
         names = {entry.codec for p in self.pictures if p.row for r, entry in p.row.latents.items() if r in self.rates}
         return " and ".join(sorted(names)) or "unknown"
 
+    @property
+    def has_landmarks(self) -> bool:
+        """Whether any face has landmarks to learn from."""
+        return any(np.isfinite(picture.labels.landmarks).all(axis=(1, 2)).any() for picture in self.pictures)
+
     def __len__(self) -> int:
         return len(self.pictures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,8 @@ from latentface.inference.draw import decode_picture, draw_faces, place_photogra
 from latentface.model.postprocess import Faces
 from latentface.options import option
 from latentface.progress import progress
+
+TABLE_ROWS = 50
 
 
 @dataclass
@@ -96,12 +99,21 @@ def run(config: DetectConfig) -> int:
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
-    out = make_folder(config.out, "--out")
+    detector.check_codec(config.codec, f"--codec {config.codec}")
+    skipped = 0
     faces_found = 0
     total = -(-len(paths) // config.batch_size)
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
     for batch in progress(batches, "detecting", total, unit="batch"):
-        sources = [_open(path, config, detector, codec) for path in batch]
+        sources = []
+        for path in batch:
+            try:
+                sources.append(_open(path, config, detector, codec))
+            except LatentFaceError as error:
+                if len(paths) == 1:
+                    raise
+                skipped += 1
+                print(f"skipped {error}", file=sys.stderr)
         for source in sources:
             detector.check_codec(source.codec, str(source.path))
         found = detector(
@@ -116,8 +128,12 @@ def run(config: DetectConfig) -> int:
             faces_found += len(faces)
             _write(source, faces, config, detector, codec)
             print(_table(source, faces) if len(paths) == 1 else f"{source.name}: {len(faces)} faces")
-    print(f"{faces_found} faces in {len(paths)} {'picture' if len(paths) == 1 else 'pictures'}; results in {out}/")
-    return 0
+    looked_at = len(paths) - skipped
+    pictures = f"{looked_at} {'picture' if looked_at == 1 else 'pictures'}" + (
+        f", {skipped} skipped" if skipped else ""
+    )
+    print(f"{faces_found} faces in {pictures}; results in {config.out}/")
+    return 0 if looked_at else 2
 
 
 def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Path]:
@@ -145,6 +161,7 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _encode(path, config, detector, codec)
     array = read_latent(path)
+    detector.check_latent(array, str(path))
     in_name = rate_of(path)
     if config.rate and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
@@ -190,12 +207,13 @@ def _manifest(path: Path) -> dict[str, ManifestRow]:
 
 
 def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:
-    out = Path(config.out)
+    out = make_folder(config.out, "--out")
     content = {
         "latent": str(source.path),
         "rate": source.rate,
         "picture_width": source.array.shape[2] * detector.model.config.stride,
         "picture_height": source.array.shape[1] * detector.model.config.stride,
+        "photograph": _photograph(source.row),
         "confidence": config.conf,
         "nms": config.nms,
         "faces": [
@@ -203,7 +221,7 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
             for box, score, points in zip(
                 faces.boxes.round(2).tolist(),
                 faces.scores.round(4).tolist(),
-                faces.landmarks.round(2).tolist(),
+                [points.round(2).tolist() if np.isfinite(points).all() else None for points in faces.landmarks],
                 strict=True,
             )
         ],
@@ -212,6 +230,14 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if not config.no_pictures:
         save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))
+
+
+def _photograph(row: ManifestRow | None) -> dict[str, object] | None:
+    """Where the photograph lies in the picture: x_picture = (x - crop_x) * scale_x, likewise y; then mirrored."""
+    if row is None:
+        return None
+    names = ("source_width", "source_height", "scale_x", "scale_y", "crop", "mirrored")
+    return {name: getattr(row, name) for name in names}
 
 
 def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Codec | None) -> np.ndarray:
@@ -235,6 +261,8 @@ def _codec_at_hand(source: Source) -> Codec | None:
 
 def _table(source: Source, faces: Faces) -> str:
     lines = [f"{source.name}: {len(faces)} faces, picture pixels", "score      x1      y1      x2      y2"]
-    for box, score in zip(faces.boxes, faces.scores, strict=True):
+    for box, score in list(zip(faces.boxes, faces.scores, strict=True))[:TABLE_ROWS]:
         lines.append(f"{score:5.2f} " + " ".join(f"{value:7.1f}" for value in box))
+    if len(faces) > TABLE_ROWS:
+        lines.append(f"... and {len(faces) - TABLE_ROWS} more, see the JSON file")
     return "\n".join(lines if len(faces) else lines[:1])

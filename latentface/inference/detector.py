@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -81,7 +82,7 @@ class Detector:
         are batched. Raises LatentFaceError for a rate, channel count or value that the model cannot take.
         """
         items = [latents] if isinstance(latents, np.ndarray | Tensor) else list(latents)
-        arrays = [self._array(item, number) for number, item in enumerate(items)]
+        arrays = [self.check_latent(item, f"latent {number}") for number, item in enumerate(items)]
         rates = [self.check_rate(value) for value in _one_each(rate, len(arrays), "rates")]
         indices = [UNKNOWN_INDEX if v is None else v for v in _one_each(model_index, len(arrays), "model indices")]
         thresholds = Thresholds(confidence=confidence, nms=nms)
@@ -90,23 +91,28 @@ class Detector:
             batch = torch.stack([arrays[i] for i in chosen])
             batch_rates, batch_indices = (torch.tensor([values[i] for i in chosen]) for values in (rates, indices))
             found = predict(self.model, batch, batch_rates, batch_indices, thresholds=thresholds)
-            faces.update(zip(chosen, found, strict=True))
+            faces.update(zip(chosen, map(self._taught, found), strict=True))
         return faces[0] if isinstance(latents, np.ndarray | Tensor) else [faces[i] for i in range(len(arrays))]
 
-    def _array(self, latent: Latent, number: int) -> Tensor:
-        """float32 [C, h, w], checked."""
+    def _taught(self, faces: Faces) -> Faces:
+        """Without the landmarks (NaN) of a model that never saw any: they would be invented."""
+        if self.facts.get("landmarks", True):
+            return faces
+        return replace(faces, landmarks=np.full_like(faces.landmarks, np.nan))
+
+    def check_latent(self, latent: Latent, where: str) -> Tensor:
+        """The latent as float32 [C, h, w]; raises LatentFaceError, naming `where`, for what the model cannot take."""
         tensor = latent if isinstance(latent, Tensor) else torch.from_numpy(np.array(latent, dtype=np.float32))
         if tensor.dim() == 4 and tensor.shape[0] == 1:
             tensor = tensor[0]
         channels = self.model.config.channels if self.model.config.input == "latent" else 3
         if tensor.dim() != 3 or tensor.shape[0] != channels or 0 in tensor.shape:
             raise LatentFaceError(
-                f"latent {number}: shape {list(tensor.shape)}; this model takes [{channels}, h, w] "
-                f"or [1, {channels}, h, w]"
+                f"{where}: shape {list(tensor.shape)}; this model takes [{channels}, h, w] or [1, {channels}, h, w]"
             )
         tensor = tensor.float()
         if not tensor.isfinite().all():
-            raise LatentFaceError(f"latent {number}: NaN or infinite values")
+            raise LatentFaceError(f"{where}: NaN or infinite values; write this latent again")
         return tensor
 
     @property

@@ -18,6 +18,7 @@ from latentface.model.postprocess import Faces
 # Okabe and Ito's colours: told apart by colour-blind people too. RGB.
 BOX, DARK = (230, 159, 0), (0, 0, 0)
 LANDMARKS = ((0, 114, 178), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
+MOST_SHOWN = 200  # faces, the best: more would hide the picture
 SMALLEST_SIDE = 640  # small pictures are enlarged so that scores can be read
 
 
@@ -25,12 +26,13 @@ def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
     """RGB uint8 [H, W, 3] with boxes, scores and landmarks; small pictures come back enlarged."""
     scale = max(1, -(-SMALLEST_SIDE // max(picture.shape[:2])))
     canvas = np.ascontiguousarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
-    for box, score, points in reversed(list(zip(faces.boxes, faces.scores, faces.landmarks, strict=True))):
+    shown = list(zip(faces.boxes, faces.scores, faces.landmarks, strict=True))[:MOST_SHOWN]
+    for box, score, points in reversed(shown):
         x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
         for colour, width in ((DARK, 4), (BOX, 2)):  # a dark rim shows on any ground
             cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
         radius = max(1, round((x2 - x1) / 30))
-        for point, colour in zip(points, LANDMARKS, strict=True):
+        for point, colour in zip(points if np.isfinite(points).all() else (), LANDMARKS, strict=False):
             centre = (round(float(point[0]) * scale), round(float(point[1]) * scale))
             cv2.circle(canvas, centre, radius + 1, DARK, -1, cv2.LINE_AA)
             cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)

@@ -72,6 +72,9 @@ def train(config: TrainConfig) -> Path:
     folder = setup.experiment_folder(config)
     order = Order(tuple(dataset.rates), len(dataset), config.batch_size, config.accumulate, config.seed)
     progress = load_state(folder, model, optimizer, scaler, order) if config.resume else Progress()
+    if progress.epoch >= config.epochs and (folder / "weight_final.pth").is_file():
+        print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give --epochs to go on", flush=True)
+        return folder
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)
     loader = setup.build_loader(config, dataset, batches, device)
     settings = setup.save_settings(config, folder)
@@ -226,6 +229,7 @@ def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "codec": run.dataset.codec,
         "rates": list(run.dataset.rates),
+        "landmarks": run.dataset.has_landmarks,
         "epoch": row["epoch"],
         "metrics": row,
         "validation": setup.validation_protocol(run.validation) if run.validation is not None else None,

@@ -87,6 +87,8 @@ def describe(
             print(f"{split}: {len(dataset)} pictures, {faces} faces ({dataset.label_file})")
             for note in dataset.notes:
                 print(f"  note: {note}")
+    if not train.has_landmarks:
+        print("  note: no label has five landmarks: the model will find faces without them")
     if validation is not None:
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
 

@@ -37,6 +37,6 @@ def test_demo_makes_everything_and_continues(tmp_path: Path, capsys: pytest.Capt
     assert main(["demo", "--out", str(out), *SMALL, "--epochs", "3"]) == 0  # goes on from the second epoch
     assert weights.stat().st_mtime_ns > written
     assert main(["demo", "--out", str(out), *SMALL, "--seed", "1"]) == 2
-    assert "holds a demo of another --seed or --size" in capsys.readouterr().err
+    assert "holds a demo of other seed, size, pictures, held_out" in capsys.readouterr().err
     epochs = [json.loads(line)["epoch"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     assert epochs == [1, 2, 3]

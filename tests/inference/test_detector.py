@@ -123,9 +123,17 @@ def test_bare_state_dict_is_enough(weights: Path, tmp_path: Path, detector: Dete
     np.testing.assert_array_equal(bare(latent(), rate=75).boxes, detector(latent(), rate=75).boxes)
 
 
+def test_landmarks_that_were_never_taught_are_not_invented(weights: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(weights)
+    save_checkpoint(tmp_path / "w.pth", checkpoint.build(), checkpoint.facts | {"landmarks": False})
+    faces = Detector.load(tmp_path / "w.pth")(latent(), rate=75, confidence=0.3)
+    assert len(faces) > 0
+    assert np.isnan(faces.landmarks).all()
+
+
 def test_public_names() -> None:
     assert sorted(latentface.__all__) == [
-        "Detector", "Faces", "LatentFaceError", "NestedLatentWiderFaceDataset", "__version__",
+        "Detector", "Faces", "LatentFaceError", "NestedLatentWiderFaceDataset", "__version__", "collate",
     ]  # fmt: skip
     assert all(hasattr(latentface, name) for name in latentface.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Detectr'"):
