@@ -53,7 +53,7 @@ class DemoConfig:
     pictures: int = option(1200, "pictures to train on")
     held_out: int = option(150, "pictures to evaluate on")
     size: int = option(352, "side of a picture, pixels")
-    epochs: int = option(10, "epochs of training")
+    epochs: int = option(12, "epochs of training")
     shown: int = option(3, "held-out pictures to draw faces on")
     seed: int = option(0, "seed of pictures and training")
 
