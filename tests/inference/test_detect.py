@@ -115,6 +115,20 @@ def test_results_of_the_same_name_are_refused(weights: Path, capsys: pytest.Capt
     assert not Path("detections").exists()
 
 
+def test_one_bad_photograph_does_not_stop_a_folder(weights: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("photos").mkdir()
+    Image.new("RGB", (40, 30)).save("photos/good.png")
+    Path("photos/bad.jpg").write_text("no picture")
+    arguments = ["detect", "photos", "--codec", "dct", "--rate", "75", "--size", "64", "--weight", str(weights)]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "skipped photos/bad.jpg: cannot be read as a picture" in said.err
+    assert "in 1 picture, 1 skipped; results in detections/" in said.out
+    content = json.loads(Path("detections/good.json").read_text())
+    assert content["photograph"]["source_width"] == 40
+    assert content["photograph"]["scale_x"] == 1.6
+
+
 def test_inputs_may_stand_before_and_after_flags(drawn_dataset: Path, weights: Path) -> None:
     first, second = sorted((drawn_dataset / "val" / "latent").glob("*/latent_75.npy"))[:2]
     assert main(["detect", str(first), "--weight", str(weights), str(second), "--no_pictures"]) == 0

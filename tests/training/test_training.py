@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, write_tree
 
+from latentface.data.labels import read_labels, write_labels
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
 from latentface.training import journal, loop, setup
@@ -247,6 +249,23 @@ def test_start_weights_are_used_with_new_statistics(drawn_dataset: Path, tmp_pat
     before, after = state(first), state(second)
     assert all(torch.equal(before[name], after[name]) for name in learned)
     assert after["normalisation.rates"].tolist() == [25]
+
+
+def test_finished_run_is_left_alone(drawn_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = train(config(drawn_dataset, tmp_path / "run", epochs=1))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    train(config(drawn_dataset, tmp_path / "x", epochs=1, resume=str(folder), lr=5.0))
+    assert "nothing to do: 1 epochs are done" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_checkpoint_says_whether_landmarks_were_taught(tmp_path: Path) -> None:
+    split = write_tree(tmp_path / "train", 3, (75,), seed=6)
+    labels = read_labels(split / "labels.txt")
+    bare = [replace(one, landmarks=np.full_like(one.landmarks, np.nan)) for one in labels.values()]
+    assert load_checkpoint(train(config(tmp_path, tmp_path / "a", epochs=1)) / "weight_1.pth").facts["landmarks"]
+    write_labels(split / "labels.txt", bare)
+    assert not load_checkpoint(train(config(tmp_path, tmp_path / "b", epochs=1)) / "weight_1.pth").facts["landmarks"]
 
 
 def test_used_directory_is_refused(drawn_dataset: Path, tmp_path: Path) -> None:
