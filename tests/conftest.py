@@ -49,6 +49,19 @@ def drawn_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A light model after one epoch on the drawn pictures, rates 25 and 75."""
+    from latentface.training.config import TrainConfig
+    from latentface.training.loop import train
+
+    settings = TrainConfig(
+        dataset_root=str(drawn_dataset), out=str(tmp_path_factory.mktemp("run") / "run"), model="light",
+        bridge="shuffle", epochs=1, no_wandb=True, workers=0, rates=(25, 75),
+    )  # fmt: skip
+    return train(settings) / "weight_final.pth"
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(2)  # the same on every machine: sums depend on it

@@ -18,18 +18,6 @@ from latentface.inference.draw import decode_picture, draw_faces, place_photogra
 from latentface.model.postprocess import Faces
 
 
-@pytest.fixture(scope="module")
-def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from latentface.training.config import TrainConfig
-    from latentface.training.loop import train
-
-    settings = TrainConfig(
-        dataset_root=str(drawn_dataset), out=str(tmp_path_factory.mktemp("run") / "run"), model="light",
-        bridge="shuffle", epochs=1, no_wandb=True, workers=0, rates=(25, 75),
-    )  # fmt: skip
-    return train(settings) / "weight_final.pth"
-
-
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -16,18 +16,6 @@ from latentface.evaluation.wider import read_predictions
 from latentface.inference.detector import Detector
 
 
-@pytest.fixture(scope="module")
-def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from latentface.training.config import TrainConfig
-    from latentface.training.loop import train
-
-    settings = TrainConfig(
-        dataset_root=str(drawn_dataset), out=str(tmp_path_factory.mktemp("run") / "run"), model="light",
-        bridge="shuffle", epochs=1, no_wandb=True, workers=0, rates=(25, 75),
-    )  # fmt: skip
-    return train(settings) / "weight_final.pth"
-
-
 def test_evaluation_agrees_with_detector_and_files(
     drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
