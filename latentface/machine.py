@@ -14,12 +14,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def has_bfloat16_matrix_unit() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware of their own (AMX); known on Linux only."""
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions that multiply bfloat16 (AVX-512 BF16, AMX), which make training about
+    twice as fast; known on Linux only."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 @contextmanager

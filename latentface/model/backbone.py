@@ -1,6 +1,7 @@
 """Backbones without their first stages: features at strides 8, 16 and 32 from what a bridge makes.
 
-The ResNets start at layer2 (stride 4 in, He et al. 2016); stem and layer1 are kept only by the picture-input twin.
+The ResNets start at layer2 (stride 4 in, He et al. 2016), or later where the bridge makes up for it; stem and layer1
+are kept only by the picture-input twin.
 """
 
 from __future__ import annotations
@@ -22,16 +23,21 @@ BACKBONES = (*RESNETS, "light")
 
 
 class PrunedResNet(nn.Module):
-    """layer2, layer3, layer4 of a torchvision ResNet. [B, entry_channels, H/4, W/4] -> strides 8, 16, 32."""
+    """layer2, layer3, layer4 of a torchvision ResNet. [B, entry_channels, H/s, W/s] -> strides 8, 16, 32.
 
-    entry_stride = 4
+    `enters`: "layer2" (s = 4), "layer2 without stride" (s = 8), or "layer3" (s = 8: the input is the stride-8 level).
+    """
 
-    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+    def __init__(self, resnet: torchvision.models.ResNet, enters: str = "layer2") -> None:
         super().__init__()
-        self.layer2, self.layer3, self.layer4 = resnet.layer2, resnet.layer3, resnet.layer4
-        self.entry_channels: int = resnet.layer2[0].conv1.in_channels  # 64, resnet50: 256
-        last = [layer[-1] for layer in (self.layer2, self.layer3, self.layer4)]
-        self.out_channels = [(b.conv3 if hasattr(b, "conv3") else b.conv2).out_channels for b in last]
+        self.entry_stride = 4 if enters == "layer2" else 8
+        self.layer2 = nn.Identity() if enters == "layer3" else resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        first = resnet.layer3 if enters == "layer3" else resnet.layer2
+        self.entry_channels: int = first[0].conv1.in_channels  # layer2: 64, resnet50: 256
+        if enters == "layer2 without stride":
+            _remove_stride(resnet.layer2[0])
+        self.out_channels = [_width(layer) for layer in (resnet.layer2, resnet.layer3, resnet.layer4)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         stride8 = self.layer2(x)
@@ -39,10 +45,22 @@ class PrunedResNet(nn.Module):
         return [stride8, stride16, self.layer4(stride16)]
 
 
+def _width(layer: nn.Sequential) -> int:
+    """Channels that a layer of a ResNet gives."""
+    return [module for module in layer[-1].modules() if isinstance(module, nn.Conv2d)][-1].out_channels
+
+
+def _remove_stride(block: nn.Module) -> None:
+    """Of a ResNet's block that halves height and width; its weights stay as they are."""
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+
+
 class LightBackbone(nn.Module):
     """A small residual network from stride 8 on, for CPUs. No ImageNet weights."""
 
-    entry_stride = 8
+    entry_stride = 8  # as if it entered at a layer2 that has no stride
     entry_channels = 64
 
     def __init__(self) -> None:

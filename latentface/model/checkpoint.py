@@ -22,7 +22,7 @@ from torch import Tensor
 
 import latentface
 from latentface.errors import LatentFaceError
-from latentface.model.backbone import BACKBONES
+from latentface.model.backbone import BACKBONES, RESNETS
 from latentface.model.bridge import BRIDGES
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, ModelConfig, RetinaFace
@@ -160,6 +160,8 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGES):
         if statistics is None or not all(sizes):
             break
+        if backbone not in RESNETS and BRIDGES[bridge].enters != "layer2":
+            continue
         config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes)
         with torch.device("meta"):  # shapes only, nothing is allocated
             model = RetinaFace(config, statistics)

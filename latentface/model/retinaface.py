@@ -52,6 +52,13 @@ class ModelConfig:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
         if self.input == "picture" and self.backbone not in RESNETS:
             raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
+        if self.enters != "layer2" and self.backbone not in RESNETS:
+            raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
+
+    @property
+    def enters(self) -> str:
+        """Where the backbone starts: see `PrunedResNet`."""
+        return "layer2" if self.input == "picture" else BRIDGES[self.bridge].enters
 
 
 class RetinaFace(nn.Module):
@@ -68,7 +75,7 @@ class RetinaFace(nn.Module):
             self.backbone = LightBackbone()
         else:
             resnet = build_resnet(config.backbone, backbone_weights)
-            self.backbone = PrunedResNet(resnet)
+            self.backbone = PrunedResNet(resnet, config.enters)
         self.normalisation: LatentNormalisation | PictureNormalisation
         self.entry: nn.Module
         if config.input == "picture":

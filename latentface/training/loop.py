@@ -67,6 +67,8 @@ def train(config: TrainConfig) -> Path:
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
     model = setup.build_model(config, dataset).to(device)
+    if config.compile:
+        model.compile()  # in place: names of weights and everything else stay as they are
     optimizer = setup.build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     folder = setup.experiment_folder(config)

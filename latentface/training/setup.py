@@ -15,7 +15,7 @@ from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
-from latentface.machine import cores, has_bfloat16_matrix_unit
+from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.postprocess import Thresholds
@@ -30,7 +30,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.type != "cuda":
-        return torch.bfloat16 if device.type == "cpu" and has_bfloat16_matrix_unit() else torch.float32
+        return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16() else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
@@ -140,8 +140,8 @@ def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optim
         model.backbone.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
 
 
 def training_mode(model: RetinaFace, *, freeze: bool) -> None:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,10 @@ def state_of(config: ModelConfig) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("bridge", BRIDGES)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    ("backbone", "bridge"),
+    [(a, b) for a, b in product(BACKBONES, BRIDGES) if a != "light" or BRIDGES[b].enters == "layer2"],
+)
 def test_a_bare_state_dict_tells_its_configuration(backbone, bridge, prefix, tmp_path):
     config = ModelConfig(backbone, bridge, channels=5)
     torch.save({prefix + name: t for name, t in state_of(config).items()}, tmp_path / "weight.pth")
@@ -113,7 +116,7 @@ def test_a_bare_state_dict_tells_its_configuration(backbone, bridge, prefix, tmp
 
 
 @pytest.mark.parametrize("stride", [8, 32])
-@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("bridge", ["bilinear", "shuffle", "deep"])
 def test_a_bare_state_dict_tells_stride_and_priors(bridge, stride, tmp_path):
     config = ModelConfig("light", bridge, channels=5, stride=stride, prior_sizes=((10, 20), (40, 80), (160, stride)))
     torch.save(state_of(config), tmp_path / "weight.pth")

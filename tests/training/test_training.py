@@ -405,6 +405,6 @@ def test_workers_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for unit, precision in ((False, torch.float32), (True, torch.bfloat16)):
-        monkeypatch.setattr(setup, "has_bfloat16_matrix_unit", lambda unit=unit: unit)
+        monkeypatch.setattr(setup, "multiplies_bfloat16", lambda unit=unit: unit)
         assert pick_precision("auto", torch.device("cpu")) == precision
     assert pick_precision("bfloat16", torch.device("cpu")) == torch.bfloat16

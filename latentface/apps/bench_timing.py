@@ -1,0 +1,130 @@
+"""How `latentface bench` measures: two sides in turn, ratios of neighbours, medians."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of one call of either side, and how often ours fits into theirs."""
+
+    seconds: float
+    against_seconds: float
+    ratio: float  # median of theirs / ours over the rounds
+    spread: tuple[float, float]  # quartiles of it
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `at_least` is what the ratio should reach; None: there is no such promise."""
+
+    item: str
+    against: str
+    comparison: Comparison
+    at_least: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare(
+    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, device: str | torch.device = "cpu"
+) -> Comparison:
+    """Runs both once to warm up, then in turn `rounds` times: what slows the machine down slows both down."""
+    seconds = np.empty((rounds, 2))
+    for side in (ours, theirs):
+        elapsed(side, device)
+    for turn in range(rounds):
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        for side in order:
+            seconds[turn, side] = elapsed((ours, theirs)[side], device)
+    return comparison_of(seconds)
+
+
+def comparison_of(seconds: np.ndarray) -> Comparison:
+    """[rounds, 2] seconds of ours and theirs -> Comparison."""
+    ratios = seconds[:, 1] / seconds[:, 0]
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    ours, theirs = np.median(seconds, axis=0)
+    return Comparison(float(ours), float(theirs), float(np.median(ratios)), (float(low), float(high)), len(seconds))
+
+
+def elapsed(work: Callable[[], object], device: str | torch.device = "cpu") -> float:
+    """Seconds of one call; on a GPU by its own events, which do not count the launch of the first kernel."""
+    if torch.device(device).type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        work()
+        end.record()
+        torch.cuda.synchronize(device)
+        return begin.elapsed_time(end) / 1000
+    begin_time = time.perf_counter()
+    work()
+    return time.perf_counter() - begin_time
+
+
+def gmac(module: nn.Module, *inputs: torch.Tensor) -> float:
+    """Multiply-adds of one forward pass, in thousand millions, as torch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+def matrix_throughput(size: int = 2048, rounds: int = 5) -> dict[str, float]:
+    """GMAC/s of this machine's matrix product: the limit that networks are compared with.
+
+    int8 with int32 sums is missing where this build of torch has none for the processor.
+    """
+    left = torch.randn(size, size)
+    small = torch.randint(-9, 9, (size, size), dtype=torch.int8)
+    sides: dict[str, Callable[[], object]] = {"float32": lambda: left @ left}
+    half = left.bfloat16()
+    sides["bfloat16"] = lambda: half @ half
+    sides["int8"] = lambda: torch._int_mm(small, small)
+    found = {}
+    for name, work in sides.items():
+        try:
+            work()
+        except (RuntimeError, NotImplementedError):
+            continue
+        found[name] = size**3 / 1e9 / min(elapsed(work) for _ in range(rounds))
+    return found
+
+
+def run_measured(arguments: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak resident memory (MB) of `python -m latentface.cli ARGUMENTS` and the processes it started.
+
+    Of several processes the largest counts. Raises RuntimeError with its last words where it fails.
+    """
+    script = (
+        "import resource, sys; from latentface.cli import main; code = main(sys.argv[1:]); "
+        "peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)); "
+        "print('peak', peak, file=sys.stderr); sys.exit(code)"
+    )
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise RuntimeError(f"latentface {' '.join(arguments)}: {done.stderr[-500:]}")
+    return seconds, int(done.stderr.split()[-1]) / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def own_peak_mb() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

@@ -1,0 +1,86 @@
+"""The training step beside a plain one: float32, channels first, one picture after the other in matching and loss."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentface.apps.bench_timing import Row, compare
+from latentface.boxes import batched_iou
+from latentface.model.anchors import corners, encode_boxes, encode_landmarks
+from latentface.model.loss import MultiTaskLoss, Targets
+from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.training.setup import pick_precision
+
+FACES = 12  # per picture, as on WIDER FACE
+
+
+def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, rounds: int) -> Row:
+    """`latents` [B, C, h, w]: forward, loss, backward and optimiser of a batch, ours against the plain step."""
+    torch.manual_seed(0)
+    place = torch.device(device)
+    latents = latents.to(place)
+    rates = torch.full((len(latents),), 75, device=place)
+    model = RetinaFace(ModelConfig(backbone, bridge, channels=latents.shape[1])).to(place).train()
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    targets = _targets(latents).to(place)
+    priors = model.priors(latents.shape[2], latents.shape[3], place)
+    precision = pick_precision("auto", place)
+    fused = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
+    looped = torch.optim.SGD(plain.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, foreach=False)
+    last = latents.to(memory_format=torch.channels_last)
+
+    def ours() -> None:
+        with torch.autocast(place.type, dtype=precision, enabled=precision != torch.float32):
+            predictions = model(last, rates)
+        fused.zero_grad(set_to_none=True)
+        MultiTaskLoss()(predictions, targets, priors)["total"].backward()
+        fused.step()
+
+    def theirs() -> None:
+        looped.zero_grad()
+        plain_loss(plain(latents, rates), targets, priors).backward()
+        looped.step()
+
+    facts = {"batch": len(latents), "precision": str(precision).removeprefix("torch."), "faces_per_picture": FACES}
+    comparison = compare(ours, theirs, rounds=rounds, device=place)
+    return Row(f"training step, {backbone}, {bridge} bridge", "plain float32 step, matching per picture", comparison,
+               1.5, facts)  # fmt: skip
+
+
+def plain_loss(predictions: dict[str, Tensor], targets: Targets, priors: Tensor) -> Tensor:
+    """The multi-task loss as written by hand in public code: loops over pictures and faces, negatives by two sorts."""
+    labels, box_goals, point_goals = [], [], []
+    for boxes, points in zip(targets.boxes, targets.landmarks, strict=True):
+        iou = batched_iou(boxes[None], corners(priors))[0]  # [M, A]
+        best, face = iou.max(dim=0)
+        for number, claimed in enumerate(iou.argmax(dim=1)):
+            best[claimed], face[claimed] = 2, number
+        labels.append(best >= 0.35)
+        box_goals.append(encode_boxes(boxes[face], priors))
+        point_goals.append(encode_landmarks(points[face], priors))
+    positive, goals, marks = torch.stack(labels), torch.stack(box_goals), torch.stack(point_goals)
+    count = positive.sum().clamp(min=1)
+    boxes_loss = F.smooth_l1_loss(predictions["boxes"][positive], goals[positive], reduction="sum") / count
+    points_loss = F.smooth_l1_loss(predictions["landmarks"][positive], marks[positive], reduction="sum") / count
+    cost = F.cross_entropy(predictions["scores"].flatten(0, 1), positive.flatten().long(), reduction="none")
+    cost = cost.view_as(positive)
+    rank = cost.masked_fill(positive, 0).sort(dim=1, descending=True).indices.sort(dim=1).indices
+    negative = rank < (7 * positive.sum(dim=1, keepdim=True)).clamp(max=positive.shape[1] - 1)
+    return cost[positive | negative].sum() / count + 2 * boxes_loss + points_loss
+
+
+def _targets(latents: Tensor) -> Targets:
+    """Faces of 16 to 100 px anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    side = 16 * min(latents.shape[2:])
+    shape = (len(latents), FACES, 1)
+    sizes = 16 + 84 * torch.rand(shape, generator=generator)
+    corner = (side - sizes) * torch.rand((*shape[:2], 2), generator=generator)
+    boxes = torch.cat([corner, corner + sizes], dim=2)
+    landmarks = (corner + sizes / 2).repeat(1, 1, 5)
+    real = torch.ones(shape[:2], dtype=torch.bool)
+    return Targets(boxes, landmarks, real, ~real)
