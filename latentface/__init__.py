@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from latentface.errors import LatentFaceError
 
 if TYPE_CHECKING:
-    from latentface.data.latents import NestedLatentWiderFaceDataset, collate
+    from latentface.data.batches import collate
+    from latentface.data.latents import NestedLatentWiderFaceDataset
     from latentface.inference.detector import Detector
-    from latentface.model.postprocess import Faces
+    from latentface.model.faces import Faces
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "Faces", "LatentFaceError", "NestedLatentWiderFaceDataset", "__version__", "collate"]
 
 _HOMES = {
     "Detector": "latentface.inference.detector",
-    "Faces": "latentface.model.postprocess",
+    "Faces": "latentface.model.faces",
     "NestedLatentWiderFaceDataset": "latentface.data.latents",
-    "collate": "latentface.data.latents",
+    "collate": "latentface.data.batches",
 }
 
 

@@ -1,5 +1,4 @@
-"""Box algebra. A box is `x1 y1 x2 y2`, float, picture pixels. Arrays of boxes are [N, 4]: NumPy where files are
-read and numbers made, torch (`batched_iou`) where models train.
+"""Box algebra. A box is `x1 y1 x2 y2`, float, picture pixels. Arrays of boxes are NumPy [N, 4].
 
 Numbers of the WIDER FACE protocol use another convention (a box covers `x2 - x1 + 1` pixels):
 see `evaluation/wider.py`.
@@ -8,8 +7,6 @@ see `evaluation/wider.py`.
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
@@ -39,23 +36,3 @@ def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     area_second = (second[:, 2] - second[:, 0]) * (second[:, 3] - second[:, 1])
     union = area_first + area_second - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-
-
-def batched_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of every pair in each picture: [B, N, 4], [M, 4] or [B, M, 4] -> [B, N, M]."""
-    if second.dim() == 2:
-        second = second.unsqueeze(0)
-    sides = [  # one axis at a time: two [B, N, M] tensors instead of [B, N, M, 2] pairs
-        (
-            torch.minimum(first[:, :, None, axis + 2], second[:, None, :, axis + 2])
-            - torch.maximum(first[:, :, None, axis], second[:, None, :, axis])
-        ).clamp_(min=0)
-        for axis in (0, 1)
-    ]
-    intersection = sides[0] * sides[1]
-    union = _area(first)[:, :, None] + _area(second)[:, None, :] - intersection
-    return intersection / union.clamp_(min=1e-9)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

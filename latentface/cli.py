@@ -27,6 +27,9 @@ COMMANDS = {
         "Start", "draw, encode, train, detect: all in a few minutes", "latentface.apps.demo", "DemoConfig", "run"
     ),
     "encode": Command("Data", "photographs -> a dataset of latents", "latentface.data.encode", "EncodeConfig", "run"),
+    "pack": Command(
+        "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
+    ),
     "train": Command("Train", "latents -> weights", "latentface.training.loop", "TrainConfig", "train"),
     "evaluate": Command(
         "Train",
@@ -34,6 +37,12 @@ COMMANDS = {
         "latentface.inference.evaluate",
         "EvaluateConfig",
         "run",
+    ),
+    "export": Command(
+        "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
+    ),
+    "bench": Command(
+        "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
     "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,3 +65,12 @@ def make_folder(path: str | Path, flag: str) -> Path:
             f"{path}: cannot be made ({error.strerror}); give {flag} a folder that you may write"
         ) from error
     return Path(path)
+
+
+def sha256(path: Path) -> str:
+    """Of a file, a megabyte at a time."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

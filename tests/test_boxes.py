@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentface.boxes import batched_iou, clip, iou_matrix, xywh_to_xyxy, xyxy_to_xywh
+from latentface.boxes import clip, iou_matrix, xywh_to_xyxy, xyxy_to_xywh
+from latentface.model.anchors import batched_iou
 
 corner = st.integers(-40, 40)
 box = st.tuples(corner, corner, st.integers(0, 30), st.integers(0, 30)).map(

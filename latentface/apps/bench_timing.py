@@ -43,16 +43,25 @@ class Row:
 
 
 def compare(
-    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, device: str | torch.device = "cpu"
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    rounds: int,
+    device: str | torch.device = "cpu",
+    before: Callable[[], object] = lambda: None,
 ) -> Comparison:
-    """Runs both once to warm up, then in turn `rounds` times: what slows the machine down slows both down."""
+    """Runs both once to warm up, then in turn `rounds` times: what slows the machine down slows both down.
+
+    `before` is done ahead of every turn and not timed.
+    """
+    sides = (ours, theirs)
     seconds = np.empty((rounds, 2))
-    for side in (ours, theirs):
-        elapsed(side, device)
+    for work in sides:
+        work()
     for turn in range(rounds):
-        order = (0, 1) if turn % 2 == 0 else (1, 0)
-        for side in order:
-            seconds[turn, side] = elapsed((ours, theirs)[side], device)
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            before()
+            seconds[turn, side] = elapsed(sides[side], device)
     return comparison_of(seconds)
 
 

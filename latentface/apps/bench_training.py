@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentface.apps.bench_timing import Row, compare
-from latentface.boxes import batched_iou
-from latentface.model.anchors import corners, encode_boxes, encode_landmarks
+from latentface.model.anchors import batched_iou, corners, encode_boxes, encode_landmarks
+from latentface.model.config import ModelConfig
 from latentface.model.loss import MultiTaskLoss, Targets
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import RetinaFace
 from latentface.training.setup import pick_precision
 
 FACES = 12  # per picture, as on WIDER FACE

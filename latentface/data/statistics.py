@@ -39,7 +39,7 @@ def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 25
             sample = at_rate[int(index)]
             group = ("index", sample.model_index) if sample.model_index != UNKNOWN_INDEX else ("rate", rate)
             members[rate][group] += 1
-            found = _sums(sample.latent)
+            found = _sums(sample.values)
             total = sums.setdefault(group, np.zeros_like(found))
             _check_channels(total, found, next(iter(sums.values())), sample.name, rate)
             total += found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +14,17 @@ import numpy as np
 
 from latentface.codecs import CODECS, open_codec
 from latentface.codecs.base import Codec
-from latentface.data.latents import available_rates, rate_of, read_latent
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.pictures import read_picture, render, whole_row
+from latentface.data.stores import available_rates, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
-from latentface.model.postprocess import Faces
+from latentface.machine import cores
+from latentface.model.faces import Faces
 from latentface.options import option
+from latentface.overlap import ahead
 from latentface.progress import progress
 
 TABLE_ROWS = 50
@@ -92,7 +94,7 @@ class Source:
 
 
 def run(config: DetectConfig) -> int:
-    """Detects in batches, so that memory does not grow with the number of latents."""
+    """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
     codec = open_codec(config.codec, config.codec_weights or None) if config.codec else None
     paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
@@ -100,40 +102,58 @@ def run(config: DetectConfig) -> int:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
     detector.check_codec(config.codec, f"--codec {config.codec}")
-    skipped = 0
-    faces_found = 0
-    total = -(-len(paths) // config.batch_size)
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
-    for batch in progress(batches, "detecting", total, unit="batch"):
-        sources = []
-        for path in batch:
-            try:
-                sources.append(_open(path, config, detector, codec))
-            except LatentFaceError as error:
-                if len(paths) == 1:
-                    raise
-                skipped += 1
-                print(f"skipped {error}", file=sys.stderr)
-        for source in sources:
-            detector.check_codec(source.codec, str(source.path))
-        found = detector(
-            [source.array for source in sources],
-            [source.rate for source in sources],
-            model_index=[source.model_index for source in sources],
-            confidence=config.conf,
-            nms=config.nms,
-            batch_size=config.batch_size,
-        )
-        for source, faces in zip(sources, found, strict=True):
-            faces_found += len(faces)
+
+    def read(batch: list[Path]) -> list[Source]:
+        return list(_readable(batch, config, detector, codec, strict=len(paths) == 1))
+
+    def detect(sources: list[Source]) -> list[tuple[Source, Faces]]:
+        return list(zip(sources, _detect(sources, config, detector), strict=True))
+
+    def write(found: list[tuple[Source, Faces]]) -> list[tuple[Source, Faces]]:
+        for source, faces in found:
             _write(source, faces, config, detector, codec)
+        return found
+
+    looked_at = faces_found = 0
+    written = ahead(write, map(detect, ahead(read, batches)), workers=cores())
+    for results in progress(written, "detecting", len(batches), unit="batch"):
+        for source, faces in results:
+            looked_at += 1
+            faces_found += len(faces)
             print(_table(source, faces) if len(paths) == 1 else f"{source.name}: {len(faces)} faces")
-    looked_at = len(paths) - skipped
+    skipped = len(paths) - looked_at
     pictures = f"{looked_at} {'picture' if looked_at == 1 else 'pictures'}" + (
         f", {skipped} skipped" if skipped else ""
     )
     print(f"{faces_found} faces in {pictures}; results in {config.out}/")
     return 0 if looked_at else 2
+
+
+def _readable(
+    paths: list[Path], config: DetectConfig, detector: Detector, codec: Codec | None, *, strict: bool
+) -> Iterator[Source]:
+    """What can be looked at; the rest is named and skipped, unless `strict`."""
+    for path in paths:
+        try:
+            yield _open(path, config, detector, codec)
+        except LatentFaceError as error:
+            if strict:
+                raise
+            print(f"skipped {error}", file=sys.stderr)
+
+
+def _detect(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
+    for source in sources:
+        detector.check_codec(source.codec, str(source.path))
+    return detector(
+        [source.array for source in sources],
+        [source.rate for source in sources],
+        model_index=[source.model_index for source in sources],
+        confidence=config.conf,
+        nms=config.nms,
+        batch_size=config.batch_size,
+    )
 
 
 def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Path]:
@@ -211,8 +231,8 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
     content = {
         "latent": str(source.path),
         "rate": source.rate,
-        "picture_width": source.array.shape[2] * detector.model.config.stride,
-        "picture_height": source.array.shape[1] * detector.model.config.stride,
+        "picture_width": source.array.shape[2] * detector.stride,
+        "picture_height": source.array.shape[1] * detector.stride,
         "photograph": _photograph(source.row),
         "confidence": config.conf,
         "nms": config.nms,
@@ -242,7 +262,7 @@ def _photograph(row: ManifestRow | None) -> dict[str, object] | None:
 
 def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Codec | None) -> np.ndarray:
     """What to draw over: the photograph, else the decoded latent, else the latent itself."""
-    stride = detector.model.config.stride
+    stride = detector.stride
     height, width = (side * stride for side in source.array.shape[1:])
     if config.image:
         return place_photograph(config.image, width, height, stride, source.row, config.fit)

@@ -5,41 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.errors import LatentFaceError
-from latentface.model.checkpoint import Checkpoint, load_checkpoint
-from latentface.model.postprocess import Faces, Thresholds
-from latentface.model.predict import pick_device, predict
+from latentface.inference.runtime import Runtime, open_runtime
+from latentface.model.faces import Faces, Thresholds
 
-Latent = np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Latent = Union[np.ndarray, "Tensor"]
 
 
 class Detector:
     """Finds faces in raw latents of any height and width."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "") -> None:
-        self.facts = checkpoint.facts
-        self.device = pick_device(device)
-        self.model = checkpoint.build().eval().to(self.device)
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.facts = runtime.facts
 
     @classmethod
     def load(cls, path: str | Path, *, network: str | None = None, device: str = "") -> Detector:
-        """From a checkpoint or a bare state dict.
+        """From a checkpoint, a bare state dict, or an exported `.onnx`, which ONNX Runtime then runs.
 
-        `network` is only checked. Raises LatentFaceError where it contradicts the file or the file is no checkpoint.
+        `network` is only checked. Raises LatentFaceError where it contradicts the file or the file is none of these.
         """
-        return cls(load_checkpoint(path, network), device=device)
+        return cls(open_runtime(path, network=network, device=device))
 
     @property
     def rates(self) -> tuple[int, ...]:
         """The rates that the model was trained on."""
-        return self.model.normalisation.known_rates
+        return self.runtime.rates
+
+    @property
+    def stride(self) -> int:
+        """Picture pixels per latent cell."""
+        return self.runtime.config.input_stride
 
     @overload
     def __call__(
@@ -81,18 +85,24 @@ class Detector:
         codec's networks made the latent, where that is known and not the usual one of the rate. Latents of one shape
         are batched. Raises LatentFaceError for a rate, channel count or value that the model cannot take.
         """
-        items = [latents] if isinstance(latents, np.ndarray | Tensor) else list(latents)
+        items: list[Any] = [latents] if _is_latent(latents) else list(latents)
         arrays = [self.check_latent(item, f"latent {number}") for number, item in enumerate(items)]
         rates = [self.check_rate(value) for value in _one_each(rate, len(arrays), "rates")]
         indices = [UNKNOWN_INDEX if v is None else v for v in _one_each(model_index, len(arrays), "model indices")]
         thresholds = Thresholds(confidence=confidence, nms=nms)
         faces: dict[int, Faces] = {}
         for chosen in _same_shape(arrays, batch_size):
-            batch = torch.stack([arrays[i] for i in chosen])
-            batch_rates, batch_indices = (torch.tensor([values[i] for i in chosen]) for values in (rates, indices))
-            found = predict(self.model, batch, batch_rates, batch_indices, thresholds=thresholds)
-            faces.update(zip(chosen, map(self._taught, found), strict=True))
-        return faces[0] if isinstance(latents, np.ndarray | Tensor) else [faces[i] for i in range(len(arrays))]
+            batch = np.stack([arrays[i] for i in chosen])
+            batch_rates, batch_indices = (np.array([values[i] for i in chosen]) for values in (rates, indices))
+            found = self.predict(batch, batch_rates, batch_indices, thresholds)
+            faces.update(zip(chosen, found, strict=True))
+        return faces[0] if _is_latent(latents) else [faces[i] for i in range(len(arrays))]
+
+    def predict(
+        self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
+    ) -> list[Faces]:
+        """One batch of float32 latents [B, C, h, w] that are known to be good -> Faces of each."""
+        return list(map(self._taught, self.runtime.predict(latents, rates, model_indices, thresholds)))
 
     def _taught(self, faces: Faces) -> Faces:
         """Without the landmarks (NaN) of a model that never saw any: they would be invented."""
@@ -100,20 +110,20 @@ class Detector:
             return faces
         return replace(faces, landmarks=np.full_like(faces.landmarks, np.nan))
 
-    def check_latent(self, latent: Latent, where: str) -> Tensor:
+    def check_latent(self, latent: Latent, where: str) -> np.ndarray:
         """The latent as float32 [C, h, w]; raises LatentFaceError, naming `where`, for what the model cannot take."""
-        tensor = latent if isinstance(latent, Tensor) else torch.from_numpy(np.array(latent, dtype=np.float32))
-        if tensor.dim() == 4 and tensor.shape[0] == 1:
-            tensor = tensor[0]
-        channels = self.model.config.channels if self.model.config.input == "latent" else 3
-        if tensor.dim() != 3 or tensor.shape[0] != channels or 0 in tensor.shape:
+        on_cpu: Any = latent if isinstance(latent, np.ndarray) else latent.detach().cpu()
+        array = np.asarray(on_cpu, dtype=np.float32)
+        if array.ndim == 4 and array.shape[0] == 1:
+            array = array[0]
+        channels = self.runtime.config.input_channels
+        if array.ndim != 3 or array.shape[0] != channels or 0 in array.shape:
             raise LatentFaceError(
-                f"{where}: shape {list(tensor.shape)}; this model takes [{channels}, h, w] or [1, {channels}, h, w]"
+                f"{where}: shape {list(array.shape)}; this model takes [{channels}, h, w] or [1, {channels}, h, w]"
             )
-        tensor = tensor.float()
-        if not tensor.isfinite().all():
+        if not np.isfinite(array).all():
             raise LatentFaceError(f"{where}: NaN or infinite values; write this latent again")
-        return tensor
+        return array
 
     @property
     def codec(self) -> str:
@@ -146,7 +156,12 @@ def _one_each(value: object, count: int, what: str) -> list:
     return values
 
 
-def _same_shape(arrays: list[Tensor], batch_size: int) -> list[list[int]]:
+def _is_latent(value: object) -> bool:
+    """An array or a tensor, not a list of them."""
+    return hasattr(value, "shape")
+
+
+def _same_shape(arrays: list[np.ndarray], batch_size: int) -> list[list[int]]:
     """Positions of `arrays` in batches of one shape: padding would change what the network sees at the border."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for position, array in enumerate(arrays):

@@ -13,7 +13,7 @@ from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import read_picture, render
 from latentface.errors import LatentFaceError
 from latentface.files import replacing
-from latentface.model.postprocess import Faces
+from latentface.model.faces import Faces
 
 # Okabe and Ito's colours: told apart by colour-blind people too. RGB.
 BOX, DARK = (230, 159, 0), (0, 0, 0)

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from latentface.data.latents import NestedLatentWiderFaceDataset, available_rates, collate_by_shape, find_labels
+from latentface.data.batches import collate_by_shape
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import ManifestRow
 from latentface.data.sizes import label_frame
+from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import (
     DetectionScore,
@@ -32,8 +34,7 @@ from latentface.evaluation.wider import DIFFICULTIES, evaluate_wider, write_pred
 from latentface.files import make_folder, replacing
 from latentface.inference.detector import Detector
 from latentface.model.checkpoint import versions
-from latentface.model.postprocess import Thresholds
-from latentface.model.predict import predict
+from latentface.model.faces import Thresholds
 from latentface.options import option
 from latentface.progress import progress
 
@@ -111,7 +112,7 @@ def evaluate_files(config: EvaluateConfig) -> dict[str, Any]:
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
-    latent_dir = Path(config.latent_dir or Path(config.dataset_root) / config.split / "latent")
+    latent_dir = Path(config.latent_dir or latent_folder(Path(config.dataset_root) / config.split))
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
     there = set(available_rates(latent_dir))
@@ -123,7 +124,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         detector.check_codec(dataset.codec, str(latent_dir))
     protocol = {
         "name": "all-point AP at IoU 0.5, detections pooled",
-        "set": str(latent_dir.parent),
+        "set": str(datasets[0].store.split),
         "pictures": max(len(dataset) for dataset in datasets),
         "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
         "codec": datasets[0].codec,
@@ -154,7 +155,7 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
     for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
         stale.unlink()
     results, sizes = [], set()
-    rows = {picture.folder.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
+    rows = {picture.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
     for name, size, result in _results(config, detector, dataset):
         results.append(result)
         sizes.add(size)
@@ -184,10 +185,8 @@ def _results(
     loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, num_workers=config.workers)
     for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
         for batch in groups:
-            found = predict(
-                detector.model, batch.latents, batch.rates, batch.model_indices, thresholds=config.thresholds
-            )
-            height, width = detector.model.picture_size(*batch.latents.shape[-2:])
+            found = detector.predict(batch.decoded(), batch.rates, batch.model_indices, config.thresholds)
+            height, width = (side * detector.stride for side in batch.latents.shape[-2:])
             for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
                 truth = batch.truth(row)
                 result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *truth)

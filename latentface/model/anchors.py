@@ -11,8 +11,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from latentface.boxes import batched_iou
-
 VARIANCE_CENTRE, VARIANCE_SIZE = 0.1, 0.2
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 TRUTHS_AT_A_TIME = 64  # bounds memory: B x 16,800 x 64 floats = 4.3 MB per picture and intermediate
@@ -26,10 +24,19 @@ def priors(
     sizes: tuple[tuple[int, ...], ...],
     device: torch.device,
 ) -> Tensor:
+    """`make_priors`, computed once per picture size and device."""
+    return make_priors(level_shapes, strides, sizes, device)
+
+
+def make_priors(
+    level_shapes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    sizes: tuple[tuple[int, ...], ...],
+    device: torch.device,
+) -> Tensor:
     """All priors of a picture, [A, 4], level by level, row by row, size by size.
 
     `level_shapes` holds (rows, columns) of each feature level; 16,800 priors for 640x640 with the default sizes.
-    Computed once per picture size and device.
     """
     levels = []
     for (rows, columns), stride, level_sizes in zip(level_shapes, strides, sizes, strict=True):
@@ -110,3 +117,23 @@ def match(
     labels = positive.long()
     labels[overlaps_ignored & ~positive] = IGNORED
     return labels, torch.where(claimed, claimed_by, best_face)
+
+
+def batched_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of every pair in each picture: [B, N, 4], [M, 4] or [B, M, 4] -> [B, N, M]."""
+    if second.dim() == 2:
+        second = second.unsqueeze(0)
+    sides = [  # one axis at a time: two [B, N, M] tensors instead of [B, N, M, 2] pairs
+        (
+            torch.minimum(first[:, :, None, axis + 2], second[:, None, :, axis + 2])
+            - torch.maximum(first[:, :, None, axis], second[:, None, :, axis])
+        ).clamp_(min=0)
+        for axis in (0, 1)
+    ]
+    intersection = sides[0] * sides[1]
+    union = _area(first)[:, :, None] + _area(second)[:, None, :] - intersection
+    return intersection / union.clamp_(min=1e-9)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -18,9 +18,6 @@ from torchvision.models.resnet import BasicBlock
 
 from latentface.errors import LatentFaceError
 
-RESNETS = ("resnet18", "resnet34", "resnet50")
-BACKBONES = (*RESNETS, "light")
-
 
 class PrunedResNet(nn.Module):
     """layer2, layer3, layer4 of a torchvision ResNet. [B, entry_channels, H/s, W/s] -> strides 8, 16, 32.

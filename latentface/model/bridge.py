@@ -22,13 +22,7 @@ def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 
     )
 
 
-class Bridge(nn.Module):
-    """What bridges have in common. `enters`: where the backbone starts, see `PrunedResNet`."""
-
-    enters = "layer2"
-
-
-class BridgeModule(Bridge):
+class BridgeModule(nn.Module):
     """The documented bridge: bilinear upsampling in steps of two, a 3x3 convolution after each.
 
     For a [256, 40, 40] latent:
@@ -57,7 +51,7 @@ class BridgeModule(Bridge):
         return self.layers(x)
 
 
-class ShuffleBridge(Bridge):
+class ShuffleBridge(nn.Module):
     """1x1 convolution, then pixel-shuffle: every sub-cell position gets filters of its own. 0.4 to 1.7 GMAC."""
 
     def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
@@ -70,7 +64,7 @@ class ShuffleBridge(Bridge):
         return self.finish(self.shuffle(self.expand(x)))
 
 
-class DeepShuffleBridge(Bridge):
+class DeepShuffleBridge(nn.Module):
     """A residual pair of 3x3 convolutions on the latent's own grid (1.9 GMAC), then pixel-shuffle.
 
     Convolutions before the upsampling: 16 times fewer positions than after it, and each sees 16 times the area.
@@ -85,22 +79,10 @@ class DeepShuffleBridge(Bridge):
         return self.shuffle(self.block(x))
 
 
-class Stride8Bridge(DeepShuffleBridge):
-    """The same, to stride 8 only: layer2 runs without its own stride and sees four times fewer positions at first."""
-
-    enters = "layer2 without stride"
-
-
-class Layer3Bridge(DeepShuffleBridge):
-    """The same, to stride 8 and straight into layer3: what the bridge makes is the stride-8 level; layer2 goes."""
-
-    enters = "layer3"
-
-
-BRIDGES: dict[str, type[Bridge]] = {
+BRIDGES: dict[str, type[nn.Module]] = {  # by the names of `ModelConfig`
     "bilinear": BridgeModule,
     "shuffle": ShuffleBridge,
     "deep": DeepShuffleBridge,
-    "stride8": Stride8Bridge,
-    "layer3": Layer3Bridge,
+    "stride8": DeepShuffleBridge,  # to stride 8 only: layer2 runs without its own stride
+    "layer3": DeepShuffleBridge,  # the same: what the bridge makes is the stride-8 level; layer2 goes
 }

@@ -22,10 +22,9 @@ from torch import Tensor
 
 import latentface
 from latentface.errors import LatentFaceError
-from latentface.model.backbone import BACKBONES, RESNETS
-from latentface.model.bridge import BRIDGES
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.retinaface import LEVEL_STRIDES, ModelConfig, RetinaFace
+from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
 
 FORMAT = "latentface/1"
 STRIDES = (16, 8, 32)  # of latents, the usual one first: what a bare state dict is tried with
@@ -157,10 +156,10 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     shapes = {name: tensor.shape for name, tensor in state.items()}
     statistics = _statistics_like(state)
     sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
-    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGES):
+    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
-        if backbone not in RESNETS and BRIDGES[bridge].enters != "layer2":
+        if backbone not in RESNETS and BRIDGE_ENTERS[bridge] != "layer2":
             continue
         config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes)
         with torch.device("meta"):  # shapes only, nothing is allocated

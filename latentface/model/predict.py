@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from latentface.errors import LatentFaceError
-from latentface.model.postprocess import Faces, Thresholds, postprocess
+from latentface.model.faces import Faces, Thresholds
+from latentface.model.postprocess import postprocess
 from latentface.model.retinaface import RetinaFace
 
 
@@ -26,8 +27,10 @@ def predict(
     autocast.
     """
     device = next(model.parameters()).device
-    if model.config.input == "latent" and latents.shape[1] != model.config.channels:
-        raise LatentFaceError(f"latents have {latents.shape[1]} channels, the model takes {model.config.channels}")
+    if latents.shape[1] != model.config.input_channels:
+        raise LatentFaceError(
+            f"latents have {latents.shape[1]} channels, the model takes {model.config.input_channels}"
+        )
     latents = latents.to(device, memory_format=torch.channels_last, non_blocking=True)
     indices = None if model_indices is None else model_indices.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):

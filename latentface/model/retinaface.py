@@ -12,53 +12,21 @@ The picture-input twin differs in the first two lines only: RGB 0..255, then the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from latentface.codecs.base import RATES
 from latentface.errors import LatentFaceError
 from latentface.model.anchors import priors
-from latentface.model.backbone import BACKBONES, RESNETS, LightBackbone, PictureStem, PrunedResNet, build_resnet
+from latentface.model.backbone import LightBackbone, PictureStem, PrunedResNet, build_resnet
 from latentface.model.bridge import BRIDGES
+from latentface.model.config import ModelConfig
 from latentface.model.neck import ContextHead, FeaturePyramid
 from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation
 
 NECK_CHANNELS = {"resnet18": 128, "resnet34": 128, "resnet50": 256, "light": 64}
 LEVEL_STRIDES = (8, 16, 32)
-PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
 LANDMARKS = 5
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a RetinaFace is made of; kept in every checkpoint."""
-
-    backbone: str = "resnet50"
-    bridge: str = "bilinear"
-    input: str = "latent"  # or "picture": the twin
-    channels: int = 256  # of the latent
-    stride: int = 16  # picture pixels per latent cell
-    prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("backbone", self.backbone, BACKBONES),
-            ("bridge", self.bridge, tuple(BRIDGES)),
-            ("input", self.input, ("latent", "picture")),
-        ):
-            if value not in allowed:
-                raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
-        if self.input == "picture" and self.backbone not in RESNETS:
-            raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
-        if self.enters != "layer2" and self.backbone not in RESNETS:
-            raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
-
-    @property
-    def enters(self) -> str:
-        """Where the backbone starts: see `PrunedResNet`."""
-        return "layer2" if self.input == "picture" else BRIDGES[self.bridge].enters
 
 
 class RetinaFace(nn.Module):
@@ -122,8 +90,7 @@ class RetinaFace(nn.Module):
 
     def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
         """(height, width) in picture pixels of an input with so many rows and columns."""
-        stride = 1 if self.config.input == "picture" else self.config.stride
-        return rows * stride, columns * stride
+        return rows * self.config.input_stride, columns * self.config.input_stride
 
     def priors(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """[A, 4] `cx cy width height`, picture pixels, for an input with so many rows and columns."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
-from latentface.model.backbone import BACKBONES
-from latentface.model.bridge import BRIDGES
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS
 from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
@@ -34,6 +34,9 @@ class TrainConfig:
     val_label_file: str = option("", "validation labels, in place of <dataset_root>/val/labels.txt")
     latent_type: str = option("latent_75.npy", "which file of each picture to read")
     rates: tuple[int, ...] = option((), "several rates, in place of --latent_type: each epoch draws one per picture")
+    min_face: float = option(
+        0.0, "leave faces lower than so many picture pixels out of the loss, as neither face nor background"
+    )
     crop: int = option(0, "train on random squares of so many cells a side; 0: whole latents")
 
     stride: int = option(16, "picture pixels per cell, where no manifest says it")
@@ -52,7 +55,7 @@ class TrainConfig:
     prior_sizes: tuple[int, ...] = option(
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
-    bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGES))
+    bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
     optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
     schedule: str = option(
         "step",
@@ -85,7 +88,7 @@ class TrainConfig:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
-        for name in ("lr", "crop", "warmup", "weight_decay", "max_hours", "save_minutes", "seed"):
+        for name in ("lr", "min_face", "crop", "warmup", "weight_decay", "max_hours", "save_minutes", "seed"):
             if not getattr(self, name) >= 0:  # refuses NaN too
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")
 
@@ -104,4 +107,4 @@ class TrainConfig:
         latents, labels = (
             (self.latent_dir, self.train_label_file) if split == "train" else (self.val_latent_dir, self.val_label_file)
         )
-        return Path(latents or Path(self.dataset_root) / split / "latent"), Path(labels) if labels else None
+        return Path(latents or latent_folder(Path(self.dataset_root) / split)), Path(labels) if labels else None

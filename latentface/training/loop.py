@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from latentface.data.latents import EpochBatches, LatentBatch, NestedLatentWiderFaceDataset
+from latentface.data.batches import EpochBatches, LatentBatch
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import save_checkpoint
 from latentface.model.loss import MultiTaskLoss, Targets
@@ -148,8 +149,9 @@ def _step(run: Run, group: list[LatentBatch]) -> None:
 
 
 def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
-    latents = batch.latents.to(run.device, memory_format=torch.channels_last, non_blocking=True)
-    targets = Targets(batch.boxes, batch.landmarks, batch.valid, batch.ignore).to(run.device)
+    latents = batch.decoded(run.device)
+    too_low = batch.boxes[..., 3] - batch.boxes[..., 1] < run.config.min_face
+    targets = Targets(batch.boxes, batch.landmarks, batch.valid, batch.ignore | too_low).to(run.device)
     rates = batch.rates.to(run.device, non_blocking=True)
     indices = batch.model_indices.to(run.device, non_blocking=True)
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):

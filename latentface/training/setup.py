@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from latentface.data.latents import EpochBatches, NestedLatentWiderFaceDataset, collate, find_labels
+from latentface.data.batches import EpochBatches, collate
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
+from latentface.data.stores import find_labels
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
+from latentface.model.config import ModelConfig
+from latentface.model.faces import Thresholds
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.postprocess import Thresholds
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import RetinaFace
 from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.state import STATE_NAME
 
@@ -97,7 +100,7 @@ def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]
     """What the validation AP of a run means."""
     return {
         "protocol": "all-point AP at IoU 0.5, all faces, whole latents",
-        "set": str(dataset.latent_dir.parent),
+        "set": str(dataset.store.split),
         "pictures": len(dataset),
         "codec": dataset.codec,
         **asdict(Thresholds()),

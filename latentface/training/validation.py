@@ -7,7 +7,8 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
-from latentface.data.latents import NestedLatentWiderFaceDataset, collate_by_shape
+from latentface.data.batches import collate_by_shape
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace
@@ -38,10 +39,11 @@ def _at_rate(
     options = worker_options(config, few=limit is not None)
     loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, **options)
     total = min(limit or len(loader), len(loader))
+    device = next(model.parameters()).device
     results = []
     for groups in progress(islice(loader, total), f"validation at rate {dataset.rates[0]}", total, unit="batch"):
         for batch in groups:
-            found = predict(model, batch.latents, batch.rates, batch.model_indices, precision=precision)
+            found = predict(model, batch.decoded(device), batch.rates, batch.model_indices, precision=precision)
             for row, faces in enumerate(found):
                 results.append(PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row)))
     return evaluate_pictures(results).ap

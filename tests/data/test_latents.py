@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentface.data.batches import EpochBatches, SampleKey, collate, collate_by_shape
 from latentface.data.labels import PictureLabels, write_labels
-from latentface.data.latents import (
-    EpochBatches,
-    NestedLatentWiderFaceDataset,
-    SampleKey,
-    available_rates,
-    collate,
-    collate_by_shape,
-    rate_of,
-    read_latent,
-)
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
 from latentface.data.statistics import measure_statistics
+from latentface.data.stores import available_rates, rate_of, read_latent
 from latentface.errors import LatentFaceError
 
 FACE = np.array([[16, 16, 48, 48]], dtype=np.float32)
@@ -84,7 +77,7 @@ def test_pairs_by_equal_base_name_only(split: Path) -> None:
     put(split, "a1")
     label(split, "a", "b", "a11")
     dataset = NestedLatentWiderFaceDataset.of_split(split)
-    assert [picture.folder.name for picture in dataset.pictures] == ["a"]
+    assert [picture.name for picture in dataset.pictures] == ["a"]
     assert dataset.notes == [
         "1 folders without a label are left out, the first is a1",
         "2 labels without latents are left out, the first is a11",
@@ -109,7 +102,7 @@ def test_pictures_that_lack_a_rate_are_left_out_with_a_note(split: Path) -> None
     put(split, "b", rate=12)
     label(split, "a", "b")
     dataset = NestedLatentWiderFaceDataset.of_split(split, rates=(12, 75))
-    assert [picture.folder.name for picture in dataset.pictures] == ["b"]
+    assert [picture.name for picture in dataset.pictures] == ["b"]
     assert dataset.notes == ["1 pictures lack one of the rates (12, 75): left out"]
 
 

@@ -15,7 +15,7 @@ from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.inference import detect
 from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent
-from latentface.model.postprocess import Faces
+from latentface.model.faces import Faces
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ import torch
 import latentface
 from latentface import Detector, Faces, LatentFaceError
 from latentface.model.checkpoint import load_checkpoint, save_checkpoint
+from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import RetinaFace
 
 
 def write_weights(path: Path, rates: tuple[int, ...] = (25, 75), channels: int = 8) -> Path:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from latentface.errors import LatentFaceError
 from latentface.model.backbone import PictureStem, PrunedResNet, build_resnet
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.config import ModelConfig
+from latentface.model.retinaface import RetinaFace
 
 
 def test_stem_and_pruned_resnet_together_are_the_resnet():

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import latentface
 from latentface.errors import LatentFaceError
-from latentface.model.backbone import BACKBONES
 from latentface.model.bridge import BRIDGES
 from latentface.model.checkpoint import (
     load_checkpoint,
@@ -24,8 +23,9 @@ from latentface.model.checkpoint import (
     save_atomically,
     save_checkpoint,
 )
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS, ModelConfig
 from latentface.model.normalisation import LatentStatistics
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import RetinaFace
 
 STATISTICS = LatentStatistics(torch.randn(3, 5), 1 + torch.rand(3, 5), (12, 50, 75), (0, 1, 1), (0, 2, 3), (0, 1, 2))
 SMALL = ModelConfig(backbone="light", channels=5)
@@ -105,7 +105,7 @@ def state_of(config: ModelConfig) -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize(
     ("backbone", "bridge"),
-    [(a, b) for a, b in product(BACKBONES, BRIDGES) if a != "light" or BRIDGES[b].enters == "layer2"],
+    [(a, b) for a, b in product(BACKBONES, BRIDGES) if a != "light" or BRIDGE_ENTERS[b] == "layer2"],
 )
 def test_a_bare_state_dict_tells_its_configuration(backbone, bridge, prefix, tmp_path):
     config = ModelConfig(backbone, bridge, channels=5)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from latentface.errors import LatentFaceError
-from latentface.model.postprocess import Faces, Thresholds, postprocess
+from latentface.model.config import ModelConfig
+from latentface.model.faces import Faces, Thresholds
+from latentface.model.postprocess import postprocess
 from latentface.model.predict import pick_device, predict
-from latentface.model.retinaface import ModelConfig, RetinaFace
+from latentface.model.retinaface import RetinaFace
 
 # As corners: a whole, its upper 60 %, its lower 39 % and a box elsewhere. IoU 0.6 and 0.39 with the first.
 BOXES = [[0, 0, 100, 100], [0, 0, 100, 60], [0, 61, 100, 100], [200, 0, 220, 20]]

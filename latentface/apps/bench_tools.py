@@ -1,0 +1,150 @@
+"""Everything around the networks on the clock: the encoder, WIDER evaluation, help, and what they take of memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latentface.apps.bench_timing import Row, comparison_of, elapsed, run_measured
+from latentface.codecs import open_codec
+from latentface.codecs.base import RATES
+from latentface.data.labels import PictureLabels, write_labels
+from latentface.data.pictures import find_pictures, read_picture, render, whole_row
+from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import save_checkpoint
+from latentface.model.config import ModelConfig
+from latentface.model.normalisation import LatentStatistics
+from latentface.model.retinaface import RetinaFace
+
+SMALL = (8, 4, 4)  # of a latent in a set that is large by its number only
+
+
+def encode_row(photographs: Path, codec_name: str, codec_weights: str, *, pictures: int, rounds: int) -> Row:
+    """`latentface encode` on two processes beside a loop over pictures and rates in one process."""
+    chosen = find_pictures(photographs)[:pictures]
+    if not chosen:
+        raise LatentFaceError(f"{photographs}: no photographs to encode")
+
+    def theirs(out: Path) -> None:
+        codec = open_codec(codec_name, codec_weights or None)
+        for path in chosen:
+            rgb = read_picture(path)
+            picture = render(rgb, whole_row(path.name, rgb.shape[1], rgb.shape[0], 640, "pad", codec.stride))
+            for rate in RATES:
+                np.save(out / f"{path.stem}_{rate}.npy", codec.encode(picture, rate).array)
+
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        images.mkdir()
+        for path in chosen:
+            shutil.copy(path, images)
+        command = ["encode", "--images", str(images), "--codec", codec_name, "--workers", "2"]
+        command += ["--codec_weights", codec_weights] if codec_weights else []
+        seconds, peak = np.empty((rounds, 2)), 0.0
+        for turn in range(rounds):
+            out = Path(folder) / f"out_{turn}"
+            seconds[turn, 0], used = run_measured([*command, "--out", str(out)])
+            peak = max(peak, used)
+            plain = Path(folder) / f"plain_{turn}"
+            plain.mkdir()
+            seconds[turn, 1] = elapsed(lambda plain=plain: theirs(plain))  # type: ignore[misc]
+            shutil.rmtree(out)
+            shutil.rmtree(plain)
+    threads = torch.get_num_threads()
+    facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
+    return Row(f"encode, {codec_name}, two processes", "one process, picture by picture and rate by rate",
+               comparison_of(seconds), 1.8, facts)  # fmt: skip
+
+
+def wider_row(predictions: Path, ground_truth: Path, reference: Path, python: str, *, rounds: int) -> Row:
+    """`latentface evaluate --predictions` beside a built checkout of the reference, each as a process of its own.
+
+    `reference` is a folder with its `evaluation.py`, compiled for `python`.
+    """
+    seconds, peak = np.empty((rounds, 2)), 0.0
+    theirs = [python, "evaluation.py", "-p", f"{predictions.resolve()}/", "-g", f"{ground_truth.resolve()}/"]
+    with tempfile.TemporaryDirectory() as out:
+        ours = ["evaluate", "--predictions", str(predictions), "--ground_truth", str(ground_truth), "--out", out]
+        for turn in range(rounds):
+            seconds[turn, 0], used = run_measured(ours)
+            peak = max(peak, used)
+            begin = time.perf_counter()
+            subprocess.run(theirs, cwd=reference, check=True, capture_output=True)
+            seconds[turn, 1] = time.perf_counter() - begin
+    return Row("WIDER evaluation of 3,226 prediction files", "reference implementation in public use",
+               comparison_of(seconds), 20.0, {"peak_mb": peak})  # fmt: skip
+
+
+def help_seconds(rounds: int) -> float:
+    """Median seconds of `latentface --help`, from the start of Python to its end."""
+    command = [sys.executable, "-m", "latentface.cli", "--help"]
+    start = partial(subprocess.run, command, check=True, capture_output=True)
+    return float(np.median([elapsed(start) for _ in range(rounds)]))
+
+
+def memory_facts(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Peak memory (MB) and seconds of the commands that go through whole sets, on `samples` very small samples."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        split = small_tree(folder / "tree" / "val", samples)
+        weight = small_model(folder / "weight.pth")
+        photographs = small_photographs(folder / "photographs", samples)
+        tree, model = ["--dataset_root", str(folder / "tree")], ["--weight", str(weight)]
+        images = ["--images", str(photographs), "--size", "16", "--rates", "75"]
+        quiet = ["--rate", "75", "--no_pictures"]
+        commands = {
+            "encode": ["encode", *images, "--out", str(folder / "encoded")],
+            "pack": ["pack", str(folder / "tree"), "--out", str(folder / "packed"), "--dtype", "int8"],
+            "evaluate": ["evaluate", *model, *tree, "--out", str(folder / "scores")],
+            "detect": ["detect", str(split / "latent"), *model, *quiet, "--out", str(folder / "found")],
+        }
+        facts: dict[str, Any] = {"samples": samples}
+        for command, arguments in commands.items():
+            seconds, peak = run_measured(arguments)
+            facts[command] = {"peak_mb": peak, "seconds": seconds}
+            say(f"{command}: {samples} samples in {seconds:.0f} s, {peak:.0f} MB at most")
+    return facts
+
+
+def small_tree(split: Path, samples: int) -> Path:
+    """A split of `samples` latents of rate 75, [8, 4, 4] each, one face in each."""
+    random = np.random.default_rng(0)
+    labels = []
+    for number in range(samples):
+        folder = split / "latent" / f"picture_{number}"
+        folder.mkdir(parents=True)
+        np.save(folder / "latent_75.npy", random.standard_normal(SMALL, dtype=np.float32))
+        box, points = np.array([[8.0, 8, 40, 40]]), np.full((1, 5, 2), np.nan)
+        labels.append(PictureLabels(f"{folder.name}.jpg", box, points, np.zeros(1, bool)))
+    write_labels(split / "labels.txt", labels)
+    return split
+
+
+def small_photographs(folder: Path, samples: int) -> Path:
+    """`samples` PNG files of 16 x 16 random pixels."""
+    import cv2
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(samples):
+        cv2.imwrite(str(folder / f"picture_{number}.png"), random.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    return folder
+
+
+def small_model(path: Path) -> Path:
+    """A light model of random weights for `small_tree`."""
+    torch.manual_seed(0)
+    channels = SMALL[0]
+    statistics = LatentStatistics(torch.zeros(1, channels), torch.ones(1, channels), (75,), (0,), (), ())
+    save_checkpoint(path, RetinaFace(ModelConfig("light", "shuffle", channels=channels), statistics), {"rates": [75]})
+    return path

@@ -1,0 +1,273 @@
+"""`latentface pack`: the documented tree -> a few large files that are quick to read (`packed.py` has the layout).
+
+A shard is written whole or not at all, and one that is there already is kept: a run that was stopped continues. Which
+latents a shard holds follows from the names and rates alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.pack_values import Quantiser, Spread, measure_spread, plan_quantiser
+from latentface.data.pack_verify import verify
+from latentface.data.packed import DTYPES, PackInfo, Shard, group_of, open_shard, read_info, tensor_name
+from latentface.data.stores import PACK_NAME, TreeStore, available_rates, find_labels
+from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing, sha256
+from latentface.options import option
+from latentface.progress import progress
+
+SHARD_BYTES = 128 << 20  # of a shard: large enough to be few, small enough to be held in memory twice
+SAMPLE = 512  # latents of each group that ranges and errors are estimated on
+
+Key = tuple[str, int]  # picture, rate
+
+
+@dataclass
+class PackConfig:
+    """Packs a dataset tree into few memory-mapped files that train, evaluate and detect read in place of it."""
+
+    root: str = option(
+        help="dataset with train/ and val/ (or whatever splits it has), or with --verify a packed one", positional=True
+    )
+    out: str = option("", "folder for the packed dataset")
+    dtype: str = option("float16", "numbers: float16 (half the disk), int8 (a quarter) or float32", choices=DTYPES)
+    rates: tuple[int, ...] = option((), "rates to pack; empty: all")
+    splits: tuple[str, ...] = option((), "splits to pack; empty: every folder below ROOT with latent/ in it")
+    verify: bool = option(False, "read a packed dataset whole and compare it with its checksums")
+
+    def __post_init__(self) -> None:
+        if not self.verify and not self.out:
+            raise LatentFaceError("missing: --out, a folder for the packed dataset")
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is to be packed of one split."""
+
+    store: TreeStore
+    labels: Path
+    rows: dict[str, ManifestRow]
+    keys: list[Key]  # in their order on disk
+    rates: tuple[int, ...]
+
+    def group(self, key: Key) -> str:
+        """Whose statistics and scale a latent has."""
+        row = self.rows.get(key[0])
+        entry = row.latents.get(key[1]) if row else None
+        return group_of(entry.model_index if entry else None, key[1])
+
+    def values(self, key: Key) -> np.ndarray:
+        """float32 [C, h, w]; raises LatentFaceError for a latent with values that are not finite."""
+        array = np.asarray(self.store.read(*key).array, dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise LatentFaceError(
+                f"{self.store.place(*key)}: NaN or infinite values; write this latent again or remove its folder"
+            )
+        return array
+
+
+def run(config: PackConfig) -> int:
+    """Packs split after split, or checks what is packed."""
+    root = Path(config.root)
+    if config.verify:
+        return verify(root)
+    splits = {name: _open_split(root / name, config) for name in config.splits or _splits_of(root)}
+    out = make_folder(config.out, "--out")
+    plans = {name: _plan(split, config) for name, split in splits.items()}
+    _refuse_without_room(out, splits, plans)
+    for name, split in splits.items():
+        _pack_split(split, make_folder(out / name, "--out"), *plans[name])
+    print(f"{out}: give it as --dataset_root in place of {root}")
+    return 0
+
+
+def _splits_of(root: Path) -> list[str]:
+    found = sorted(path.name for path in root.iterdir() if (path / "latent").is_dir()) if root.is_dir() else []
+    if not found:
+        raise LatentFaceError(f"{root}: no split in it; expected {root}/train/latent/<picture>/latent_75.npy")
+    return found
+
+
+def _open_split(folder: Path, config: PackConfig) -> Split:
+    latent_dir = folder / "latent"
+    if not latent_dir.is_dir():
+        raise LatentFaceError(f"{latent_dir}: no such folder; name splits of {config.root} with --splits")
+    store = TreeStore(latent_dir)
+    rates = tuple(sorted(config.rates or available_rates(latent_dir)))
+    keys = [(name, rate) for name in store.names() for rate in rates if store.has(name, rate)]
+    if not keys:
+        raise LatentFaceError(f"{latent_dir}: no latent of rate {', '.join(map(str, rates)) or 'any'} in it")
+    manifest = folder / MANIFEST_NAME
+    rows = read_manifest(manifest) if manifest.is_file() else {}
+    return Split(store, find_labels(latent_dir), rows, keys, rates)
+
+
+def _plan(split: Split, config: PackConfig) -> tuple[Quantiser, dict[str, Spread]]:
+    """How values are stored, from a sample that is spread over the split; says what it will cost."""
+    members: dict[str, list[Key]] = {}
+    for key in split.keys:
+        members.setdefault(split.group(key), []).append(key)
+    spreads = {}
+    for group, keys in members.items():
+        chosen = keys[:: max(1, len(keys) // SAMPLE)][:SAMPLE]
+        spreads[group] = measure_spread(
+            split.values(key) for key in progress(chosen, f"measuring {group}", unit="latent")
+        )
+    return plan_quantiser(config.dtype, spreads), spreads
+
+
+def _expected_error(
+    split: Split, quantiser: Quantiser, spreads: dict[str, Spread], latents: int = 32
+) -> dict[str, float]:
+    """Of a few latents, before anything is written."""
+    chosen = split.keys[:: max(1, len(split.keys) // latents)][:latents]
+    return _total([_stored(split, key, quantiser, spreads)[1] for key in chosen])
+
+
+def _stored(
+    split: Split, key: Key, quantiser: Quantiser, spreads: dict[str, Spread]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """One latent as it will be stored, [C, h, w], and the error of that."""
+    group, values = split.group(key), split.values(key)
+    if len(values) != len(spreads[group].mean):
+        raise LatentFaceError(
+            f"{split.store.place(*key)}: {len(values)} channels, others of {group} have {len(spreads[group].mean)}; "
+            "remove what was made by another codec"
+        )
+    stored, clipped = quantiser.encode(values, group, split.store.place(*key))
+    return stored, spreads[group].error(values, quantiser.decode(stored, group)) | {"clipped": clipped}
+
+
+def _bytes(split: Split, quantiser: Quantiser) -> int:
+    """Of all latents, taking the first for all."""
+    return int(np.prod(split.store.shape(*split.keys[0]))) * quantiser.itemsize * len(split.keys)
+
+
+def _refuse_without_room(
+    out: Path, splits: dict[str, Split], plans: dict[str, tuple[Quantiser, dict[str, Spread]]]
+) -> None:
+    """States size and expected error of every split, and stops where the disk has no room for what is still missing."""
+    needed = 0
+    for name, split in splits.items():
+        quantiser, spreads = plans[name]
+        size, error = _bytes(split, quantiser), _expected_error(split, quantiser, spreads)
+        there = sum(path.stat().st_size for path in (out / name).glob("shard_*.safetensors"))
+        needed += max(0, size - there)
+        print(
+            f"{name}: {len(split.keys)} latents of rates {', '.join(map(str, split.rates))}, {size / 1e9:.2f} GB as "
+            f"{quantiser.dtype}; expected {_in_words(error)}"
+        )
+    free = shutil.disk_usage(out).free
+    if needed * 1.01 > free:
+        raise LatentFaceError(
+            f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free: give another --out, fewer "
+            "--rates or --dtype int8"
+        )
+
+
+def _pack_split(split: Split, folder: Path, quantiser: Quantiser, spreads: dict[str, Spread]) -> None:
+    info = PackInfo(
+        dtype=quantiser.dtype,
+        rates=split.rates,
+        stride=next((row.stride for row in split.rows.values()), None),
+        shards=(),
+        mean={group: spread.mean.tolist() for group, spread in spreads.items()},
+        deviation={group: spread.deviation.tolist() for group, spread in spreads.items()},
+        scale={group: table.tolist() for group, table in quantiser.scale.items()},
+        offset={group: table.tolist() for group, table in quantiser.offset.items()},
+    )
+    fingerprint = hashlib.sha256((info.to_json() + json.dumps(split.keys)).encode()).hexdigest()
+    _refuse_other(folder, info, fingerprint)
+    per_shard = max(1, SHARD_BYTES // (_bytes(split, quantiser) // len(split.keys)))
+    parts = [split.keys[start : start + per_shard] for start in range(0, len(split.keys), per_shard)]
+    shards, errors = [], []
+    for number, keys in enumerate(progress(parts, folder.name, unit="shard")):
+        path = folder / f"shard_{number:05d}.safetensors"
+        errors.append(
+            _kept_error(path, fingerprint) or _write_shard(path, split, keys, quantiser, spreads, fingerprint)
+        )
+        shards.append(Shard(path.name, len(keys), path.stat().st_size, sha256(path)))
+    for source in (split.labels, split.store.split / MANIFEST_NAME):
+        if source.is_file():
+            with replacing(folder / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+    error = _total(errors)
+    with replacing(folder / PACK_NAME) as temporary:
+        temporary.write_text(replace(info, shards=tuple(shards), error=error).to_json() + "\n", encoding="utf-8")
+    size = sum(shard.bytes for shard in shards)
+    print(f"{folder}: {len(split.keys)} latents in {len(shards)} files, {size / 1e9:.2f} GB; {_in_words(error)}")
+
+
+def _in_words(error: dict[str, float]) -> str:
+    return (
+        f"error in deviations of the channel: worst {error['worst']:.2g}, mean {error['mean']:.2g}; "
+        f"{error['clipped']:.0f} values clipped"
+    )
+
+
+def _refuse_other(folder: Path, info: PackInfo, fingerprint: str) -> None:
+    """What is there has to be the beginning, or the whole, of the same packing."""
+    if (folder / PACK_NAME).is_file():
+        there = read_info(folder)
+        if replace(there, shards=(), error={}) != info:
+            raise LatentFaceError(
+                f"{folder}: already holds another packing ({there.dtype}, rates "
+                f"{', '.join(map(str, there.rates))}); give another --out"
+            )
+        return
+    first = folder / "shard_00000.safetensors"
+    if first.is_file() and _kept_error(first, fingerprint) is None:
+        raise LatentFaceError(f"{folder}: holds shards of another packing; remove them or give another --out")
+
+
+def _write_shard(
+    path: Path, split: Split, keys: list[Key], quantiser: Quantiser, spreads: dict[str, Spread], fingerprint: str
+) -> dict[str, float]:
+    """Writes one file and returns its errors, which it also carries."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors, errors = {}, []
+    for key in keys:
+        stored, error = _stored(split, key, quantiser, spreads)
+        errors.append(error)
+        tensors[tensor_name(*key)] = torch.from_numpy(np.ascontiguousarray(stored.transpose(1, 2, 0)))
+    total = _total(errors)
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"fingerprint": fingerprint, "error": json.dumps(total)})
+        except Exception as failure:  # the library has an error of its own for a full disk
+            if isinstance(failure, (OSError, KeyboardInterrupt)):
+                raise
+            raise OSError(None, str(failure)) from failure
+    return total
+
+
+def _kept_error(path: Path, fingerprint: str) -> dict[str, float] | None:
+    """The errors of a shard that an earlier run of the same packing has finished."""
+    if not path.is_file():
+        return None
+    try:
+        metadata = open_shard(path).metadata() or {}
+    except LatentFaceError:
+        return None
+    return json.loads(metadata["error"]) if metadata.get("fingerprint") == fingerprint else None
+
+
+def _total(errors: list[dict[str, float]]) -> dict[str, float]:
+    """Worst of all, mean over all values, number of clipped ones."""
+    count = sum(error["values"] for error in errors)
+    return {
+        "worst": max(error["worst"] for error in errors),
+        "mean": sum(error["mean"] * error["values"] for error in errors) / max(count, 1),
+        "clipped": sum(error["clipped"] for error in errors),
+        "values": count,
+    }

@@ -1,0 +1,160 @@
+"""The packed form of a split: a few large files in place of many small ones.
+
+    DIR/train/pack.json                  what it is; written last, so it says that the rest is complete
+    DIR/train/shard_00000.safetensors    latents `<picture>/latent_<rate>`, each [h, w, C]: channels last
+    DIR/train/labels.txt, latents.jsonl  as in the tree
+
+Shards are memory-mapped: opening costs their headers, reading a latent or a part of it costs the pages touched.
+int8 values are `stored * scale + offset` with tables [C] per *group*: the model index, or the rate where that is
+unknown. safetensors files hold numbers and nothing that could run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentface.data.manifest import MANIFEST_NAME, read_manifest
+from latentface.data.stores import PACK_NAME, StoredLatent
+from latentface.errors import LatentFaceError
+
+FORMAT = "latentface-pack/1"
+DTYPES = ("float16", "int8", "float32")
+REMEDY = "pack it again"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of latents."""
+
+    file: str
+    latents: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PackInfo:
+    """`pack.json`. Tables are lists of C numbers by group, such as `model 2` or `rate 75`."""
+
+    dtype: str
+    rates: tuple[int, ...]
+    stride: int | None
+    shards: tuple[Shard, ...]
+    mean: dict[str, list[float]]  # of every channel, from a sample
+    deviation: dict[str, list[float]]
+    scale: dict[str, list[float]] = field(default_factory=dict)  # of int8
+    offset: dict[str, list[float]] = field(default_factory=dict)
+    error: dict[str, float] = field(default_factory=dict)  # worst and mean, in deviations; clipped: number of values
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, allow_nan=False)
+
+
+def read_info(split: Path) -> PackInfo:
+    """Reads `split/pack.json`; raises LatentFaceError for anything that it could not have written itself."""
+    path = split / PACK_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        shards = tuple(Shard(**shard) for shard in values.pop("shards"))
+        info = PackInfo(**(values | {"rates": tuple(values["rates"])}), shards=shards)
+        if info.dtype not in DTYPES or not all(isinstance(rate, int) for rate in info.rates):
+            raise ValueError("no known dtype")
+        for shard in shards:
+            if Path(shard.file).name != shard.file:
+                raise ValueError(f"{shard.file!r} leaves the folder")
+        tables = [np.asarray(table, np.float32) for group in (info.scale, info.offset) for table in group.values()]
+        if not all(table.ndim == 1 and np.isfinite(table).all() for table in tables):
+            raise ValueError("a table of scales is wrong")
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
+    return info
+
+
+def tensor_name(picture: str, rate: int) -> str:
+    """Of a latent in its shard."""
+    return f"{picture}/latent_{rate}"
+
+
+def group_of(model_index: int | None, rate: int) -> str:
+    """Whose scale a latent has."""
+    return f"rate {rate}" if model_index is None or model_index < 0 else f"model {model_index}"
+
+
+def open_shard(path: Path) -> Any:
+    """A safetensors file, memory-mapped; LatentFaceError for one that is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise LatentFaceError(f"{path}: missing or damaged; {REMEDY}") from error
+
+
+class PackedStore:
+    """A packed split as a `LatentStore`. Files are opened by each process for itself, when first needed."""
+
+    checked = True  # packing refuses what is not finite
+
+    def __init__(self, split: Path) -> None:
+        self.latent_dir = self.split = split
+        self.info = read_info(split)
+        self.rates, self.stride = tuple(self.info.rates), self.info.stride
+        rows = read_manifest(split / MANIFEST_NAME) if (split / MANIFEST_NAME).is_file() else {}
+        self._model = {base: {r: entry.model_index for r, entry in row.latents.items()} for base, row in rows.items()}
+        self._tables = {
+            group: (np.asarray(self.info.scale[group], np.float32), np.asarray(self.info.offset[group], np.float32))
+            for group in self.info.scale
+        }
+        self._handles: dict[int, Any] = {}
+        self._shard_of: dict[str, int] = {}
+        for number in range(len(self.info.shards)):
+            self._shard_of.update(dict.fromkeys(self._open(number).keys(), number))
+        self._handles.clear()  # before other processes are forked off
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handles": {}}
+
+    def names(self) -> list[str]:
+        """See `LatentStore.names`."""
+        return sorted({key.rpartition("/")[0] for key in self._shard_of})
+
+    def has(self, name: str, rate: int) -> bool:
+        """See `LatentStore.has`."""
+        return tensor_name(name, rate) in self._shard_of
+
+    def shape(self, name: str, rate: int) -> tuple[int, int, int]:
+        """See `LatentStore.shape`."""
+        rows, columns, channels = self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
+        return channels, rows, columns
+
+    def read(self, name: str, rate: int) -> StoredLatent:
+        """See `LatentStore.read`: a view of the file, nothing is copied."""
+        array = self._shard(name, rate).get_tensor(tensor_name(name, rate)).numpy().transpose(2, 0, 1)
+        if not self._tables:
+            return StoredLatent(array)
+        return StoredLatent(array, *self._tables[group_of(self._model.get(name, {}).get(rate), rate)])
+
+    def place(self, name: str, rate: int) -> str:
+        """See `LatentStore.place`."""
+        number = self._shard_of.get(tensor_name(name, rate))
+        file = "no shard" if number is None else self.info.shards[number].file
+        return f"{self.split}/{file}: {tensor_name(name, rate)}"
+
+    def _shard(self, name: str, rate: int) -> Any:
+        try:
+            return self._open(self._shard_of[tensor_name(name, rate)])
+        except KeyError as error:
+            raise LatentFaceError(f"{self.split}: no {tensor_name(name, rate)} in it; {REMEDY}") from error
+
+    def _open(self, number: int) -> Any:
+        if number not in self._handles:
+            self._handles[number] = open_shard(self.split / self.info.shards[number].file)
+        return self._handles[number]

@@ -1,0 +1,155 @@
+"""Where latents are read from: the documented tree, or a packed set (`packed.py`). Both are a `LatentStore`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from latentface.errors import LatentFaceError
+
+PACK_NAME = "pack.json"  # its presence says that a folder is packed
+_LATENT_NAME = re.compile(r"latent_(\d+)\.npy")
+
+
+@dataclass(frozen=True)
+class StoredLatent:
+    """A latent as it lies in its file; its values are `array * scale + offset` where there is a scale."""
+
+    array: np.ndarray  # [C, h, w], a view of the file
+    scale: np.ndarray | None = None  # float32 [C]
+    offset: np.ndarray | None = None
+
+
+class LatentStore(Protocol):
+    """Latents by picture and rate. `latent_dir` is the folder that the user named."""
+
+    latent_dir: Path
+    split: Path  # where labels and manifest are
+    stride: int | None  # picture pixels per cell, where the store knows it
+    checked: bool  # whether all values are known to be finite
+
+    def names(self) -> list[str]:
+        """Pictures that there is anything of, sorted."""
+        ...
+
+    def has(self, name: str, rate: int) -> bool: ...
+
+    def shape(self, name: str, rate: int) -> tuple[int, int, int]:
+        """(channels, rows, columns), without reading the values."""
+        ...
+
+    def read(self, name: str, rate: int) -> StoredLatent:
+        """Raises LatentFaceError for what is missing or no latent."""
+        ...
+
+    def place(self, name: str, rate: int) -> str:
+        """How to name a latent in a message."""
+        ...
+
+
+class TreeStore:
+    """`LATENT_DIR/<picture>/latent_<rate>.npy`."""
+
+    checked = False
+
+    def __init__(self, latent_dir: Path) -> None:
+        self.latent_dir, self.split = latent_dir, latent_dir.parent
+        self.stride: int | None = None
+
+    def names(self) -> list[str]:
+        """See `LatentStore.names`."""
+        try:
+            return sorted(path.name for path in self.latent_dir.iterdir() if path.is_dir())
+        except OSError as error:
+            raise LatentFaceError(
+                f"{self.latent_dir}: cannot be listed ({error.strerror}); give a folder of latents"
+            ) from error
+
+    def has(self, name: str, rate: int) -> bool:
+        """See `LatentStore.has`."""
+        return self.path(name, rate).is_file()
+
+    def shape(self, name: str, rate: int) -> tuple[int, int, int]:
+        """See `LatentStore.shape`."""
+        return read_latent(self.path(name, rate)).shape  # type: ignore[return-value]
+
+    def read(self, name: str, rate: int) -> StoredLatent:
+        """See `LatentStore.read`."""
+        return StoredLatent(read_latent(self.path(name, rate)))
+
+    def place(self, name: str, rate: int) -> str:
+        """See `LatentStore.place`."""
+        return str(self.path(name, rate))
+
+    def path(self, name: str, rate: int) -> Path:
+        """Of a latent, whether it is there or not."""
+        return self.latent_dir / name / f"latent_{rate}.npy"
+
+
+def latent_folder(split: Path) -> Path:
+    """What of `ROOT/<split>` holds the latents: itself where it is packed, `latent/` in the documented tree."""
+    return split if (split / PACK_NAME).is_file() else split / "latent"
+
+
+def open_store(latent_dir: str | Path) -> LatentStore:
+    """The store of a folder of latents or of a packed split."""
+    latent_dir = Path(latent_dir)
+    if (latent_dir / PACK_NAME).is_file():
+        from latentface.data.packed import PackedStore
+
+        return PackedStore(latent_dir)
+    return TreeStore(latent_dir)
+
+
+def find_labels(latent_dir: Path) -> Path:
+    """`labels.txt` beside a latent directory, else in it; of a packed split, in it."""
+    packed = (latent_dir / PACK_NAME).is_file()
+    for place in (
+        (latent_dir / "labels.txt",) if packed else (latent_dir.parent / "labels.txt", latent_dir / "labels.txt")
+    ):
+        if place.is_file():
+            return place
+    raise LatentFaceError(f"{latent_dir.parent}: no labels.txt, neither here nor in {latent_dir.name}/")
+
+
+def available_rates(latent_dir: str | Path, sample: int = 50) -> list[int]:
+    """The rates found of the first pictures of a latent directory, or in a packed split."""
+    store = open_store(latent_dir)
+    if not isinstance(store, TreeStore):
+        return list(store.rates)  # type: ignore[attr-defined]
+    folders = [store.latent_dir / name for name in store.names()[:sample]]
+    return sorted({rate for folder in folders for file in folder.iterdir() if (rate := rate_of(file)) is not None})
+
+
+def read_latent(path: str | Path) -> np.ndarray:
+    """The array of a `.npy` file, memory-mapped, as [C, h, w].
+
+    Raises LatentFaceError for anything else than a float or integer array [C, h, w] or [1, C, h, w]. Nothing in the
+    file is executed. Values are not looked at, so they may be NaN or infinite.
+    """
+    path = Path(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise LatentFaceError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise LatentFaceError(f"{path}: not a NumPy array of numbers, or a damaged one; write it again") from error
+    if not isinstance(array, np.ndarray):
+        raise LatentFaceError(f"{path}: an archive; expected one array [C, h, w]")
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 3 or 0 in array.shape:
+        raise LatentFaceError(f"{path}: shape {list(array.shape)}; expected [C, h, w] or [1, C, h, w]")
+    if array.dtype.kind not in "fiu":
+        raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
+    return array
+
+
+def rate_of(path: str | Path) -> int | None:
+    """75 for `.../latent_75.npy`; None for another name."""
+    found = _LATENT_NAME.fullmatch(Path(path).name)
+    return int(found[1]) if found else None

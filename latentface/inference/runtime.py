@@ -1,0 +1,106 @@
+"""What runs a model: torch on a checkpoint, or ONNX Runtime on an exported graph. `Detector` knows no difference.
+
+ONNX Runtime comes without torch: a program that only detects starts in half a second and stays small.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from latentface.errors import LatentFaceError
+from latentface.inference.onnx_file import INPUTS, open_session, read_properties
+from latentface.machine import cores
+from latentface.model.config import ModelConfig
+from latentface.model.faces import Faces, Thresholds, best_candidates, keep_faces
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from latentface.model.checkpoint import Checkpoint
+
+
+class Runtime(Protocol):
+    """A model that is ready to run."""
+
+    config: ModelConfig
+    rates: tuple[int, ...]  # that it was trained on
+    facts: dict[str, Any]  # as kept in the checkpoint
+
+    def predict(
+        self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
+    ) -> list[Faces]:
+        """latents float32 [B, C, h, w], rates [B], model indices [B] (-1: unknown), arrays or tensors -> Faces."""
+        ...
+
+
+class TorchRuntime:
+    """A checkpoint on a CPU or GPU, in float32 or, by autocast, in another precision."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "", precision: torch.dtype | None = None) -> None:
+        import torch
+
+        from latentface.model.predict import pick_device
+
+        self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, precision or torch.float32
+        self.model = checkpoint.build().eval().to(pick_device(device))
+        self.rates = self.model.normalisation.known_rates
+
+    def predict(
+        self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
+    ) -> list[Faces]:
+        """See `Runtime.predict`."""
+        import torch
+
+        from latentface.model.predict import predict
+
+        inputs = (torch.as_tensor(value) for value in (latents, rates, model_indices))
+        return predict(self.model, *inputs, thresholds=thresholds, precision=self.precision)
+
+
+class OnnxRuntime:
+    """An exported graph on the CPU, float32 or int8 as it was written."""
+
+    def __init__(self, path: str | Path, threads: int = 0) -> None:
+        self.session = open_session(Path(path), threads or cores())
+        self.config, self.rates, self.facts = read_properties(self.session, Path(path))
+
+    def predict(
+        self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
+    ) -> list[Faces]:
+        """See `Runtime.predict`."""
+        arrays = (
+            np.ascontiguousarray(latents, dtype=np.float32),
+            np.asarray(rates, dtype=np.int64),
+            np.asarray(model_indices, dtype=np.int64),
+        )
+        boxes, scores, landmarks = self.session.run(None, dict(zip(INPUTS, arrays, strict=True)))
+        height, width = (side * self.config.input_stride for side in latents.shape[2:])
+        found = []
+        for score, box, points in zip(scores, boxes, landmarks, strict=True):
+            chosen = best_candidates(score, thresholds)
+            found.append(
+                keep_faces(
+                    score[chosen], box[chosen], points[chosen], width=width, height=height, thresholds=thresholds
+                )
+            )
+        return found
+
+
+def open_runtime(path: str | Path, *, network: str | None, device: str) -> Runtime:
+    """By suffix: `.onnx` for ONNX Runtime, anything else for torch. `network` is only checked."""
+    if Path(path).suffix.lower() != ".onnx":
+        from latentface.model.checkpoint import load_checkpoint
+
+        return TorchRuntime(load_checkpoint(path, network), device)
+    if device not in ("", "cpu"):
+        raise LatentFaceError(f"--device {device}: exported models run on the CPU here; leave it out or give the .pth")
+    runtime = OnnxRuntime(path)
+    if network and network != runtime.config.backbone:
+        raise LatentFaceError(
+            f"{path} holds a {runtime.config.backbone}, not a {network}: ask for {runtime.config.backbone}"
+        )
+    return runtime

@@ -1,0 +1,58 @@
+"""What a model is made of, in plain values: known without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latentface.errors import LatentFaceError
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+BACKBONES = (*RESNETS, "light")
+BRIDGE_ENTERS = {  # where the backbone starts behind each bridge, see `PrunedResNet`
+    "bilinear": "layer2",
+    "shuffle": "layer2",
+    "deep": "layer2",
+    "stride8": "layer2 without stride",
+    "layer3": "layer3",
+}
+PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a RetinaFace is made of; kept in every checkpoint."""
+
+    backbone: str = "resnet50"
+    bridge: str = "bilinear"
+    input: str = "latent"  # or "picture": the twin
+    channels: int = 256  # of the latent
+    stride: int = 16  # picture pixels per latent cell
+    prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("backbone", self.backbone, BACKBONES),
+            ("bridge", self.bridge, tuple(BRIDGE_ENTERS)),
+            ("input", self.input, ("latent", "picture")),
+        ):
+            if value not in allowed:
+                raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
+        if self.input == "picture" and self.backbone not in RESNETS:
+            raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
+        if self.enters != "layer2" and self.backbone not in RESNETS:
+            raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
+
+    @property
+    def input_channels(self) -> int:
+        """Of what `forward` takes: the latent's, or a picture's three."""
+        return 3 if self.input == "picture" else self.channels
+
+    @property
+    def input_stride(self) -> int:
+        """Picture pixels per cell of what `forward` takes."""
+        return 1 if self.input == "picture" else self.stride
+
+    @property
+    def enters(self) -> str:
+        """Where the backbone starts: see `PrunedResNet`."""
+        return "layer2" if self.input == "picture" else BRIDGE_ENTERS[self.bridge]
