@@ -8,6 +8,7 @@ on the weights); the accuracy of what is timed here is another command's busines
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from latentface.apps.bench_networks import (
 )
 from latentface.apps.bench_reading import reading_rows
 from latentface.apps.bench_timing import Row, matrix_throughput
-from latentface.apps.bench_tools import encode_row, help_seconds, memory_facts, wider_row
+from latentface.apps.bench_tools import encode_row, folder_facts, help_seconds, memory_facts, wider_row
 from latentface.apps.bench_training import training_row
 from latentface.apps.drawing import draw_picture
 from latentface.codecs import CODECS, open_codec
@@ -44,7 +45,7 @@ from latentface.inference.export import feed, quantise
 from latentface.inference.graph import write_graph
 from latentface.inference.runtime import TorchRuntime
 from latentface.machine import cores
-from latentface.model.checkpoint import Checkpoint, versions
+from latentface.model.checkpoint import Checkpoint, save_checkpoint, versions
 from latentface.model.config import ModelConfig
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
@@ -79,6 +80,7 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> Path:
     """Measures the wanted parts one after another; what is done is kept in the file as it comes."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to itself
     torch.set_num_threads(config.threads or cores())
     out = make_folder(config.out, "--out")
     name = config.machine or (platform.processor() or platform.machine()).lower().replace(" ", "_")
@@ -188,7 +190,7 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
         ("light", "shuffle", None, 20.0),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for backbone, bridge, plain_goal, best_goal in models:
+        for backbone, bridge, plain_goal, best_goal in models[-1:] if config.quick else models:
             model = random_model(ModelConfig(backbone, bridge, "latent", channels, stride))
             for name, detector in _runtimes(model, given, Path(folder), config):
                 goal = plain_goal if name == "torch float32" else best_goal
@@ -290,8 +292,19 @@ def _wider(config: BenchConfig) -> Iterator[Row]:
         yield wider_row(predictions, truth, reference, config.wider_python, rounds=min(3, config.rounds))
 
 
-def _memory(config: BenchConfig) -> list[dict[str, Any]]:
-    return [{"item": "memory", **memory_facts(50 if config.quick else config.samples, print)}]
+def _memory(config: BenchConfig) -> Iterator[dict[str, Any]]:
+    yield {"item": "memory of whole commands", **memory_facts(50 if config.quick else config.samples, print)}
+    given = material(config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = random_model(ModelConfig("light", "shuffle", channels=given.latents.shape[1]))
+        facts = {"rates": [given.rate]}
+        save_checkpoint(folder / "light.pth", model, facts)
+        write_graph(model, facts, folder / "light.onnx")
+        for weight in ("light.onnx", "light.pth"):
+            yield {"item": f"detection in a folder, {weight}"} | folder_facts(
+                given.latents, given.rate, folder / weight
+            )
 
 
 def _reading(config: BenchConfig) -> Iterator[Row]:

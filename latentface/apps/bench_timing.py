@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -121,19 +120,14 @@ def run_measured(arguments: Sequence[str]) -> tuple[float, float]:
 
     Of several processes the largest counts. Raises RuntimeError with its last words where it fails.
     """
+    # Not RUSAGE_SELF: on Linux it begins with the memory of the process that started this one.
     script = (
-        "import resource, sys; from latentface.cli import main; code = main(sys.argv[1:]); "
-        "peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)); "
-        "print('peak', peak, file=sys.stderr); sys.exit(code)"
+        "import sys; from latentface.cli import main; from latentface.apps.bench_peak import peak_mb; "
+        "code = main(sys.argv[1:]); print('peak', peak_mb(), file=sys.stderr); sys.exit(code)"
     )
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
     if done.returncode:
         raise RuntimeError(f"latentface {' '.join(arguments)}: {done.stderr[-500:]}")
-    return seconds, int(done.stderr.split()[-1]) / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-def own_peak_mb() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return seconds, float(done.stderr.split()[-1])

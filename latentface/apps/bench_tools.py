@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latentface.apps.bench_timing import Row, comparison_of, elapsed, run_measured
 from latentface.codecs import open_codec
@@ -114,6 +115,30 @@ def memory_facts(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
             facts[command] = {"peak_mb": peak, "seconds": seconds}
             say(f"{command}: {samples} samples in {seconds:.0f} s, {peak:.0f} MB at most")
     return facts
+
+
+def folder_facts(latents: Tensor, rate: int, weight: Path, pictures: int = 200) -> dict[str, Any]:
+    """`latentface detect` on a folder of real-sized latents, from start to end: throughput, memory, a million."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(pictures):
+            (folder / "latent" / f"picture_{number}").mkdir(parents=True)
+            path = folder / "latent" / f"picture_{number}" / f"latent_{rate}.npy"
+            np.save(path, latents[number % len(latents)].numpy())
+        command = ["detect", str(folder / "latent"), "--weight", str(weight), "--rate", str(rate), "--no_pictures"]
+        alone = [command[0], str(folder / "latent" / "picture_0"), *command[2:], "--out", str(folder / "one")]
+        first, peak_of_one = run_measured(alone)
+        seconds, peak = run_measured([*command, "--out", str(folder / "all")])
+    each = (seconds - first) / (pictures - 1)
+    return {
+        "pictures": pictures,
+        "seconds": seconds,
+        "seconds_of_one_picture_alone": first,
+        "peak_mb": peak,
+        "peak_mb_of_one_picture": peak_of_one,
+        "pictures_per_second": 1 / each,
+        "hours_for_a_million": each * 1e6 / 3600,
+    }
 
 
 def small_tree(split: Path, samples: int) -> Path:

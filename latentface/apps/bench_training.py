@@ -45,8 +45,17 @@ def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, ro
         plain_loss(plain(latents, rates), targets, priors).backward()
         looped.step()
 
-    facts = {"batch": len(latents), "precision": str(precision).removeprefix("torch."), "faces_per_picture": FACES}
     comparison = compare(ours, theirs, rounds=rounds, device=place)
+    facts: dict[str, object] = {
+        "batch": len(latents),
+        "precision": str(precision).removeprefix("torch."),
+        "faces_per_picture": FACES,
+        "pictures_per_second": len(latents) / comparison.seconds,
+    }
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+        ours()
+        facts["peak_gpu_gb"] = torch.cuda.max_memory_allocated(place) / 1e9
     return Row(f"training step, {backbone}, {bridge} bridge", "plain float32 step, matching per picture", comparison,
                1.5, facts)  # fmt: skip
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from latentface.data.stores import to_float
 from latentface.errors import LatentFaceError
 
 
@@ -38,10 +39,7 @@ class LatentSample:
     @property
     def values(self) -> np.ndarray:
         """float32 [C, h, w]."""
-        latent = np.asarray(self.latent, dtype=np.float32)
-        if self.scale is None or self.offset is None:
-            return latent
-        return latent * self.scale[:, None, None] + self.offset[:, None, None]
+        return to_float(self.latent, self.scale, self.offset)
 
 
 @dataclass(frozen=True)

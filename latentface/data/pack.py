@@ -66,7 +66,7 @@ class Split:
 
     def values(self, key: Key) -> np.ndarray:
         """float32 [C, h, w]; raises LatentFaceError for a latent with values that are not finite."""
-        array = np.asarray(self.store.read(*key).array, dtype=np.float32)
+        array = self.store.read(*key).values
         if not np.isfinite(array).all():
             raise LatentFaceError(
                 f"{self.store.place(*key)}: NaN or infinite values; write this latent again or remove its folder"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from latentface.data.stores import to_float
 from latentface.errors import LatentFaceError
 
 LEVELS = 127  # int8 is used from -127 to 127, so that a sign flip stays in range
@@ -79,10 +80,7 @@ class Quantiser:
 
     def decode(self, stored: np.ndarray, group: str) -> np.ndarray:
         """Stored numbers [C, h, w] -> float32, as every reader does it."""
-        values = stored.astype(np.float32)
-        if self.dtype == "int8":
-            return values * self.scale[group][:, None, None] + self.offset[group][:, None, None]
-        return values
+        return to_float(stored, self.scale.get(group), self.offset.get(group))
 
 
 def plan_quantiser(dtype: str, spreads: dict[str, Spread]) -> Quantiser:

@@ -107,8 +107,7 @@ class PackedStore:
         self.latent_dir = self.split = split
         self.info = read_info(split)
         self.rates, self.stride = tuple(self.info.rates), self.info.stride
-        rows = read_manifest(split / MANIFEST_NAME) if (split / MANIFEST_NAME).is_file() else {}
-        self._model = {base: {r: entry.model_index for r, entry in row.latents.items()} for base, row in rows.items()}
+        self.rows = read_manifest(split / MANIFEST_NAME) if (split / MANIFEST_NAME).is_file() else {}
         self._tables = {
             group: (np.asarray(self.info.scale[group], np.float32), np.asarray(self.info.offset[group], np.float32))
             for group in self.info.scale
@@ -140,7 +139,9 @@ class PackedStore:
         array = self._shard(name, rate).get_tensor(tensor_name(name, rate)).numpy().transpose(2, 0, 1)
         if not self._tables:
             return StoredLatent(array)
-        return StoredLatent(array, *self._tables[group_of(self._model.get(name, {}).get(rate), rate)])
+        row = self.rows.get(name)
+        entry = row.latents.get(rate) if row else None
+        return StoredLatent(array, *self._tables[group_of(entry.model_index if entry else None, rate)])
 
     def place(self, name: str, rate: int) -> str:
         """See `LatentStore.place`."""

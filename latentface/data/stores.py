@@ -23,6 +23,11 @@ class StoredLatent:
     scale: np.ndarray | None = None  # float32 [C]
     offset: np.ndarray | None = None
 
+    @property
+    def values(self) -> np.ndarray:
+        """float32 [C, h, w]."""
+        return to_float(self.array, self.scale, self.offset)
+
 
 class LatentStore(Protocol):
     """Latents by picture and rate. `latent_dir` is the folder that the user named."""
@@ -49,6 +54,12 @@ class LatentStore(Protocol):
     def place(self, name: str, rate: int) -> str:
         """How to name a latent in a message."""
         ...
+
+
+def to_float(array: np.ndarray, scale: np.ndarray | None, offset: np.ndarray | None) -> np.ndarray:
+    """Stored numbers [C, h, w] -> float32 values, by the tables [C] of int8 where there are any."""
+    values = np.asarray(array, dtype=np.float32)
+    return values if scale is None or offset is None else values * scale[:, None, None] + offset[:, None, None]
 
 
 class TreeStore:

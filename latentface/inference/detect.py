@@ -15,8 +15,9 @@ import numpy as np
 from latentface.codecs import CODECS, open_codec
 from latentface.codecs.base import Codec
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
+from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
-from latentface.data.stores import available_rates, rate_of, read_latent
+from latentface.data.stores import PACK_NAME, available_rates, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
@@ -35,7 +36,7 @@ class DetectConfig:
     """Finds faces in latents: prints a table, writes one JSON file and one picture per latent."""
 
     inputs: tuple[str, ...] = option(
-        (), "latents (.npy), folders of them, or photographs with --codec", positional=True
+        (), "latents (.npy), folders of them, packed splits, or photographs with --codec", positional=True
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
     weight: str = option("", "checkpoint, e.g. weight_final.pth")
@@ -163,6 +164,14 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
             raise LatentFaceError(f"{path}: no such file or folder")
         return [path]
     rate = config.rate or (detector.rates[0] if len(detector.rates) == 1 else 0)
+    if (path / PACK_NAME).is_file():
+        store = _packed(path)
+        found = [path / name / f"latent_{rate}.npy" for name in store.names() if store.has(name, rate)]
+        if not found:
+            raise LatentFaceError(
+                f"{path}: nothing of rate {rate or 'unknown (give --rate)'}; it has rates {', '.join(map(str, store.rates))}"
+            )
+        return found
     names = (f"latent_{rate}.npy",) if rate else ()
     found = sorted(
         Path(folder, name)
@@ -180,14 +189,16 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
 def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _encode(path, config, detector, codec)
-    array = read_latent(path)
+    packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
+    array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
     detector.check_latent(array, str(path))
     in_name = rate_of(path)
     if config.rate and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
     rate = config.rate or (in_name if in_name is not None else _only_rate(detector, path))
     folder = path.resolve().parent
-    row = _manifest(folder.parent.parent / MANIFEST_NAME).get(folder.name) if in_name is not None else None
+    rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
+    row = rows.get(folder.name)
     return Source(_name(path), path, np.array(array, dtype=np.float32), rate, row)
 
 
@@ -219,6 +230,12 @@ def _only_rate(detector: Detector, path: Path) -> int:
     if len(detector.rates) != 1:
         raise LatentFaceError(f"{path}: give --rate, one of {', '.join(map(str, detector.rates))}")
     return detector.rates[0]
+
+
+@lru_cache(maxsize=4)
+def _packed(split: Path) -> PackedStore:
+    """A packed split, opened once. What is in it is named as if it were a tree: `<split>/<picture>/latent_75.npy`."""
+    return PackedStore(split)
 
 
 @lru_cache(maxsize=4)

@@ -343,3 +343,22 @@ def test_shards_of_strangers_are_not_taken_for_finished_ones(drawn_dataset, tmp_
     save_file({"x": torch.zeros(1)}, folder / "shard_00000.safetensors")
     with pytest.raises(LatentFaceError, match="holds shards of another packing"):
         run(PackConfig(str(drawn_dataset), out=str(tmp_path / "out")))
+
+
+def test_detect_and_evaluate_read_a_pack(drawn_dataset, packed, weights, tmp_path, monkeypatch, capsys):
+    """Of float32: the same files as from the tree."""
+    monkeypatch.chdir(tmp_path)
+    split = {"tree": drawn_dataset / "val" / "latent", "packed": packed["float32"] / "val"}
+    for way, root in (("tree", drawn_dataset), ("packed", packed["float32"])):
+        arguments = ["--weight", str(weights), "--out", way]
+        assert main(["detect", str(split[way]), "--rate", "75", "--conf", "0.1", "--no_pictures", *arguments]) == 0
+        assert main(["evaluate", "--dataset_root", str(root), *arguments]) == 0
+    names = sorted(path.name for path in Path("tree").glob("drawn*.json"))
+    assert len(names) == 3
+    for name in names:
+        a, b = (json.loads((Path(way) / name).read_text()) for way in ("tree", "packed"))
+        assert a["faces"] == b["faces"]
+    a, b = (json.loads((Path(way) / "evaluation.json").read_text())["rates"] for way in ("tree", "packed"))
+    assert a["25"]["all"] == b["25"]["all"]
+    assert main(["detect", str(split["packed"]), "--rate", "12", "--weight", str(weights)]) == 2
+    assert "packed" in capsys.readouterr().err
