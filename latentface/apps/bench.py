@@ -210,7 +210,8 @@ def _detection_row(
     def ours(latents: torch.Tensor) -> None:
         detector(list(latents), rate=given.rate, batch_size=batch)
 
-    comparison = latent_against_pixels(given, ours, twin, batch=batch, rounds=config.rounds, device=config.device)
+    rounds = config.rounds if batch == 1 else max(1, config.rounds // 2)
+    comparison = latent_against_pixels(given, ours, twin, batch=batch, rounds=rounds, device=config.device)
     facts = {"batch": batch, "pictures_per_second": batch / comparison.seconds}
     against = f"{given.codec.name} decoding, {twin.config.backbone} on pictures"
     return Row(f"latent to faces: {name}, batch {batch}", against, comparison, goal if batch == 1 else None, facts)

@@ -169,7 +169,8 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         found = [path / name / f"latent_{rate}.npy" for name in store.names() if store.has(name, rate)]
         if not found:
             raise LatentFaceError(
-                f"{path}: nothing of rate {rate or 'unknown (give --rate)'}; it has rates {', '.join(map(str, store.rates))}"
+                f"{path}: nothing of rate {rate or 'unknown (give --rate)'}; "
+                f"it has rates {', '.join(map(str, store.rates))}"
             )
         return found
     names = (f"latent_{rate}.npy",) if rate else ()
