@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import latentface
 
 
 def cores() -> int:
@@ -22,6 +25,15 @@ def multiplies_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of this package, torch, torchvision and `more`, as far as they are installed; nothing is imported for it."""
+    found = {"latentface": latentface.__version__}
+    for name in ("torch", "torchvision", *more):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @contextmanager

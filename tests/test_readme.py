@@ -11,7 +11,9 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
+from latentface.apps.bench import table
 from latentface.cli import COMMANDS
+from latentface.model.config import BRIDGE_ENTERS
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SCRIPTS = {"train_retinaface.py": "train", "train.py": "train", "detection.py": "detect"}
@@ -49,3 +51,53 @@ def test_demo_figures_are_those_of_the_record() -> None:
 def test_protocol_figures_are_those_of_the_record() -> None:
     wider = json.loads((REPOSITORY / "records" / "wider_protocol.json").read_text())["wider"]
     assert " / ".join(f"{wider[name]:.4f}" for name in ("easy", "medium", "hard")) in README
+
+
+SPEED = {  # what the README calls a row of the benchmark's record
+    "latent to faces: resnet50, documented bridge, PyTorch float32":
+        "latent to faces: resnet50, bilinear, torch float32, batch 1",
+    "resnet50, `layer3` bridge, PyTorch float32": "latent to faces: resnet50, layer3, torch float32, batch 1",
+    "resnet50, `layer3` bridge, PyTorch bfloat16": "latent to faces: resnet50, layer3, torch bfloat16, batch 1",
+    "resnet50, `layer3` bridge, ONNX Runtime int8": "latent to faces: resnet50, layer3, ONNX Runtime int8, batch 1",
+    "light, ONNX Runtime float32": "latent to faces: light, shuffle, ONNX Runtime float32, batch 1",
+    "light, ONNX Runtime int8": "latent to faces: light, shuffle, ONNX Runtime int8, batch 1",
+    "training step of 8 pictures, resnet18, documented bridge": "training step, resnet18, bilinear bridge",
+    "reading 128 latents, int8 pack, warm": "reading int8, page cache warm",
+    "reading 128 latents, float16 pack, warm": "reading float16, page cache warm",
+    "reading 128 latents, int8 pack, cold": "reading int8, page cache cold",
+    "encoding a photograph at five rates, two processes": "encode, jpegai, two processes, one picture at five rates",
+    "WIDER FACE evaluation of 3,226 files": "WIDER evaluation of 3,226 prediction files",
+}  # fmt: skip
+
+
+def bench_rows() -> dict[str, dict]:
+    record = json.loads((REPOSITORY / "records" / "bench_epyc_2_cores.json").read_text())
+    return {row["item"]: row for rows in record["rows"].values() for row in rows}
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.{1 if seconds < 0.02 else 0}f}"
+
+
+def speed_line(label: str, row: dict) -> str:
+    c = row["comparison"]
+    ours, theirs = milliseconds(c["seconds"]), milliseconds(c["against_seconds"])
+    return f"| {label} | {ours} | {row['against']} | {theirs} | {c['ratio']:.1f} |"
+
+
+@pytest.mark.parametrize("label", SPEED)
+def test_speed_figures_are_those_of_the_record(label: str) -> None:
+    assert speed_line(label, bench_rows()[SPEED[label]]) in README
+
+
+def test_the_table_of_the_benchmark_was_made_from_its_record() -> None:
+    record = json.loads((REPOSITORY / "records" / "bench_epyc_2_cores.json").read_text())
+    rows = [row for rows in record["rows"].values() for row in rows]
+    assert (REPOSITORY / "records" / "bench_epyc_2_cores.md").read_text() == table(rows) + "\n"
+
+
+@pytest.mark.parametrize("bridge", BRIDGE_ENTERS)
+def test_costs_of_bridges_are_those_of_the_record(bridge: str) -> None:
+    rows = [bench_rows()[f"bridge {bridge}, {backbone}"]["facts"] for backbone in ("resnet18", "resnet50")]
+    costs = [" / ".join(f"{row[name]:.1f}" for row in rows) for name in ("gmac", "whole_network_gmac")]
+    assert re.search(rf"\| `{bridge}` .*\| {costs[0]} \| {costs[1]} \|", README)

@@ -44,8 +44,8 @@ from latentface.inference.detector import Detector
 from latentface.inference.export import feed, quantise
 from latentface.inference.graph import write_graph
 from latentface.inference.runtime import TorchRuntime
-from latentface.machine import cores
-from latentface.model.checkpoint import Checkpoint, save_checkpoint, versions
+from latentface.machine import cores, versions
+from latentface.model.checkpoint import Checkpoint, save_checkpoint
 from latentface.model.config import ModelConfig
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
@@ -109,25 +109,13 @@ def _about(config: BenchConfig) -> dict[str, Any]:
         "machine": {"processor": processor.split(":")[-1].strip(), "cores": cores(), "system": platform.system()},
         "threads": torch.get_num_threads(),
         "settings": {name: getattr(config, name) for name in ("rate", "rounds", "backbone", "quick")},
-        "versions": versions() | _optional_versions(),
+        "versions": versions("numpy", "onnxruntime", "safetensors"),
     }
 
 
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def _optional_versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("onnxruntime", "openvino", "safetensors", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _write(target: Path, result: dict[str, Any]) -> None:
@@ -187,6 +175,7 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
     models = [
         (config.backbone, "bilinear", 2.0, None),
         (config.backbone, FAST_BRIDGE, 2.0, 5.0),
+        (config.backbone, "layer3", 2.0, 5.0),
         ("light", "shuffle", None, 20.0),
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -312,13 +301,14 @@ def _reading(config: BenchConfig) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = Path(config.dataset_root) if config.dataset_root else _drawn_tree(folder / "tree", config)
+        split = "train" if (root / "train" / "latent").is_dir() else "val"  # the larger one, where there are both
         packed = {}
         for dtype in ("int8", "float16"):
             out = folder / dtype
-            pack(PackConfig(str(root), out=str(out), dtype=dtype, rates=(config.rate,), splits=("val",)))
-            packed[dtype] = out / "val"
+            pack(PackConfig(str(root), out=str(out), dtype=dtype, rates=(config.rate,), splits=(split,)))
+            packed[dtype] = out / split
         for workers in (0, 2):
-            yield from reading_rows(root / "val", packed, rounds=config.rounds, workers=workers)
+            yield from reading_rows(root / split, packed, rounds=config.rounds, workers=workers)
 
 
 def _drawn_tree(root: Path, config: BenchConfig, pictures: int = 32) -> Path:

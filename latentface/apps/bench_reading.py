@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from latentface.apps.bench_timing import Row, compare
 from latentface.data.batches import stack
 from latentface.data.packed import PackedStore
-from latentface.data.stores import LatentStore, TreeStore, available_rates
+from latentface.data.stores import LatentStore, TreeStore
 
 BATCH = 8
 LEAST = {"int8": (8.0, 4.0), "float16": (4.0, 2.0)}  # what is hoped for: warm, cold
@@ -23,7 +23,7 @@ LEAST = {"int8": (8.0, 4.0), "float16": (4.0, 2.0)}  # what is hoped for: warm, 
 def reading_rows(tree: Path, packed: dict[str, Path], *, rounds: int, workers: int = 0) -> Iterator[Row]:
     """`tree` and `packed` (by dtype) are the same split. Whole latents warm and cold, then crops of half the side."""
     plain = TreeStore(tree / "latent")
-    rate = available_rates(tree / "latent")[0]
+    rate = PackedStore(next(iter(packed.values()))).rates[0]
     names = [name for name in plain.names() if plain.has(name, rate)][: 16 * BATCH]
     suffix = f", {workers} workers" if workers else ""
     bytes_of_tree = sum(plain.path(name, rate).stat().st_size for name in names)

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from latentface.codecs.base import Codec
 
 CODECS = ("dct", "jpegai")
+PRECISIONS = ("float32", "bfloat16")
 
 
-def open_codec(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Codec:
+def open_codec(
+    name: str, weights: str | Path | None = None, device: str | torch.device = "cpu", precision: str = "float32"
+) -> Codec:
     """A codec by name; `weights` is the folder that `jpegai` reads its networks from, `device` where they run.
+
+    `precision` is that of the networks; `dct` has none and always computes in float32.
 
     Raises LatentFaceError for an unknown name, and where the codec's weights are missing.
     """
@@ -33,7 +38,7 @@ def open_codec(name: str, weights: str | Path | None = None, device: str | torch
             )
         from latentface.codecs.jpegai import JpegAiCodec
 
-        return JpegAiCodec(weights, device)
+        return JpegAiCodec(weights, device, precision)
     near = difflib.get_close_matches(name, CODECS, n=1)
     suggestion = f"did you mean {near[0]}?" if near else f"choose from {', '.join(CODECS)}"
     raise LatentFaceError(f"unknown codec {name!r}; {suggestion}")

@@ -143,6 +143,9 @@ def stack(latents: Sequence[np.ndarray], height: int, width: int) -> Tensor:
         stacked = np.empty((batch, channels, height, width), dtype)
     for target, latent in zip(stacked, latents, strict=True):
         rows, columns = latent.shape[1:]
+        if (rows, columns) == (height, width):
+            target[...] = latent
+            continue
         target[:, :rows, :columns] = latent
         target[:, rows:, :columns] = latent[:, -1:, :]
         target[:, :, columns:] = target[:, :, columns - 1 : columns]

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentface.codecs import open_codec
+from latentface.codecs import PRECISIONS, open_codec
 from latentface.codecs.base import RATES, Codec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
-from latentface.data.pictures import Matched, crop_name, find_pictures, match_pictures
+from latentface.data.pictures import CROP_RANGE, Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem
 from latentface.machine import cores
@@ -56,14 +56,25 @@ class EncodeConfig:
     size: int = option(640, "side of the coded picture, pixels")
     fit: str = option("pad", "keep the shape and pad with grey, or stretch to the square", choices=FITS)
     crops: int = option(0, "random square crops per photograph, besides the whole of it")
-    seed: int = option(0, "of the crops")
+    crop_range: tuple[float, float] = option(
+        CROP_RANGE, "least and largest side of crops, of the photograph's short side"
+    )
+    rates_per_view: int = option(
+        0, "encode each picture and crop at so many of the rates only, drawn at random; 0: all"
+    )
+    seed: int = option(0, "of the crops and of --rates_per_view")
     workers: int = option(0, "processes; 0: one per core")
     limit: int | None = option(None, "only the first photographs, sorted by name")
     dtype: str = option("float32", "of the files", choices=("float32", "float16"))
+    precision: str = option(
+        "float32", "of the codec's networks (jpegai); bfloat16: faster, values are about 2 % off, for training sets",
+        choices=PRECISIONS,
+    )  # fmt: skip
 
     def recorded(self) -> dict[str, Any]:
         """The settings that all rows of a manifest share."""
-        return {name: getattr(self, name) for name in ("codec", "size", "fit", "seed", "dtype")}
+        names = ("codec", "size", "fit", "seed", "dtype", "precision")
+        return {name: getattr(self, name) for name in names} | {"crop_range": list(self.crop_range)}
 
 
 def run(config: EncodeConfig) -> int:
@@ -87,7 +98,7 @@ def encode(
     """
     start = time.monotonic()
     _check(config)
-    codec_factory = codec_factory or partial(open_codec, device=config.device)
+    codec_factory = codec_factory or partial(open_codec, device=config.device, precision=config.precision)
     codec = codec_factory(config.codec, config.codec_weights)
     file_bytes = _file_bytes(codec, config)
     labels = read_labels(config.labels) if config.labels else None
@@ -121,6 +132,11 @@ def _check(config: EncodeConfig) -> None:
         "--size has to be 16 to 16384": not 16 <= config.size <= 16384,
         f"--fit has to be one of {', '.join(FITS)}": config.fit not in FITS,
         "--crops, --seed and --workers cannot be negative": min(config.crops, config.seed, config.workers) < 0,
+        f"--rates_per_view has to be 0 to {len(config.rates)}": not 0 <= config.rates_per_view <= len(config.rates),
+        "--crop_range has to be two shares, the first above 0 and not above the second, at most 4": not 0
+        < config.crop_range[0]
+        <= config.crop_range[1]
+        <= 4,
         "--limit has to be at least 1": config.limit is not None and config.limit < 1,
         "--dtype has to be float32 or float16": config.dtype not in ("float32", "float16"),
         f"--device {config.device}: not available here; give cpu, or cuda where there is a GPU": config.device != "cpu"

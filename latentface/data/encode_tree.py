@@ -12,7 +12,7 @@ import numpy as np
 from latentface.data.encode_worker import Task, View
 from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, append, recover_manifest, write_manifest
-from latentface.data.pictures import crop_name
+from latentface.data.pictures import drawn, view_name
 from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder, split_suffix
@@ -77,24 +77,33 @@ class Tree:
 
     def views(self, name: str) -> Iterator[tuple[int | None, str]]:
         """The whole photograph, then its crops: number and name."""
-        yield None, name
-        yield from ((number, crop_name(name, number)) for number in range(self.config.crops))
+        yield from ((number, view_name(name, number)) for number in (None, *range(self.config.crops)))
 
     def tasks(self, found: dict[str, Path]) -> Iterator[Task]:
         """What is still to be done."""
         for name, path in found.items():
-            views = [View(number, self._missing_rates(view)) for number, view in self.views(name)]
+            views = [
+                View(number, self._missing_rates(view, self._rates(name, number))) for number, view in self.views(name)
+            ]
             if wanted := tuple(view for view in views if view.rates):
                 yield Task(name, path, wanted)
 
-    def _missing_rates(self, name: str) -> tuple[int, ...]:
+    def _rates(self, name: str, number: int | None) -> tuple[int, ...]:
+        """The rates wanted of a view: all, or so many of them, drawn."""
+        rates, count = self.config.rates, self.config.rates_per_view
+        if not count:
+            return rates
+        order = drawn(view_name(name, number), self.config.seed, 0).permutation(len(rates))
+        return tuple(rates[index] for index in sorted(order[:count]))
+
+    def _missing_rates(self, name: str, wanted: tuple[int, ...]) -> tuple[int, ...]:
         row = self.rows.get(base_name(name))
         if row is None:
-            return self.config.rates
+            return wanted
         if split_suffix(row.name)[0] != split_suffix(name)[0]:
             raise LatentFaceError(f"{self.manifest}: has {row.name} where {name} would go; give another --out")
         folder = self.folder / "latent" / row.base
-        return tuple(r for r in self.config.rates if r not in row.latents or not self._plausible(folder, r))
+        return tuple(r for r in wanted if r not in row.latents or not self._plausible(folder, r))
 
     def _plausible(self, folder: Path, rate: int) -> bool:
         try:
@@ -145,7 +154,7 @@ class Tree:
             ignored=sum(int(picture.ignore.sum()) for picture in labels),
             dropped=sum(self.written[row.base].dropped for row in wholes if row.base in self.written),
             bpp={rate: _mean_bpp(rows, rate) for rate in self.config.rates if rows},
-            megabytes=len(rows) * sum(self.file_bytes.values()) / 1e6,
+            megabytes=sum(self.file_bytes.get(rate, 0) for row in rows for rate in row.latents) / 1e6,
         )
 
 

@@ -88,7 +88,7 @@ class PictureEncoder:
         size, stride = self.config.size, self.codec.stride
         if crop is None:
             return whole_row(name, width, height, size, self.config.fit, stride)
-        return crop_row(name, width, height, size, stride, self.config.seed, crop)
+        return crop_row(name, width, height, size, stride, self.config.seed, crop, self.config.crop_range)
 
 
 def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:

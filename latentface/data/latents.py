@@ -42,11 +42,12 @@ class Picture:
 
 @dataclass
 class NestedLatentWiderFaceDataset(Dataset):
-    """Pictures of a latent directory that have a label and all wanted rates.
+    """Pictures of a latent directory that have a label and a wanted rate.
 
-    `rates`: with several, each epoch draws one per picture. `crop`: side in cells of a random square, the only
-    augmentation inside the latent domain (learned latents cannot be flipped or resized). `notes` says in plain lines
-    what was left out. Raises LatentFaceError where nothing is left or a file is wrong, naming file and line.
+    `rates`: with several, each epoch draws one per picture, of those that it has. `crop`: side in cells of a random
+    square, the only augmentation inside the latent domain (learned latents cannot be flipped or resized). `notes` says
+    in plain lines what was left out. Raises LatentFaceError where nothing is left or a file is wrong, naming file and
+    line.
     """
 
     latent_dir: Path
@@ -66,11 +67,11 @@ class NestedLatentWiderFaceDataset(Dataset):
         self._report_strays(labels.keys(), names)
         rows = self._manifest()
         pairs = [Picture(name, labels[name], rows.get(name)) for name in names if name in labels]
-        self.pictures = [picture for picture in pairs if self._has_rates(picture)]
+        self._there = {p.name: tuple(r for r in self.rates if self.store.has(p.name, r)) for p in pairs}
+        self.pictures = [picture for picture in pairs if self.rates_of(picture)]
         if len(self.pictures) < len(pairs):
-            self.notes.append(
-                f"{len(pairs) - len(self.pictures)} pictures lack one of the rates {self.rates}: left out"
-            )
+            wanted = ", ".join(map(str, self.rates))
+            self.notes.append(f"{len(pairs) - len(self.pictures)} pictures have no rate of {wanted}: left out")
         if not self.pictures:
             raise LatentFaceError(
                 f"{self.latent_dir}: no latent of rate {', '.join(map(str, self.rates))}; there are "
@@ -91,10 +92,15 @@ class NestedLatentWiderFaceDataset(Dataset):
         return cls(latent_dir, find_labels(latent_dir), **options)
 
     def at_rate(self, rate: int) -> NestedLatentWiderFaceDataset:
-        """The same pictures at one of the rates, uncropped: for validation."""
+        """The pictures that have one of the rates, at it, uncropped: for validation."""
         other = copy.copy(self)
         other.rates, other.crop = (rate,), 0
+        other.pictures = [picture for picture in self.pictures if other.rates_of(picture)]
         return other
+
+    def rates_of(self, picture: Picture) -> tuple[int, ...]:
+        """The wanted rates that there are of a picture."""
+        return tuple(rate for rate in self._there[picture.name] if rate in self.rates)
 
     @property
     def codec(self) -> str:
@@ -111,11 +117,12 @@ class NestedLatentWiderFaceDataset(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, key: int | SampleKey) -> LatentSample:
-        """An int gives the first rate, whole; a SampleKey draws rate and crop for its epoch."""
+        """An int gives the first rate that the picture has, whole; a SampleKey draws rate and crop for its epoch."""
         index, epoch = key if isinstance(key, tuple) else (key, None)
         picture = self.pictures[index]
         generator = np.random.default_rng((self.seed, epoch, index)) if epoch is not None else None
-        rate = self.rates[0] if generator is None else int(generator.choice(self.rates))
+        rates = self.rates_of(picture)
+        rate = rates[0] if generator is None else int(generator.choice(rates))
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
@@ -151,14 +158,11 @@ class NestedLatentWiderFaceDataset(Dataset):
         inside = crop_labels(labels, x, y, width, height).shifted(-x, -y)
         return latent[:, top : top + rows, left : left + columns], clip_labels(inside, width, height)
 
-    def _has_rates(self, picture: Picture) -> bool:
-        return all(self.store.has(picture.name, rate) for rate in self.rates)
-
     def _note_wrong_frame(self, sample: int = 100) -> None:
         """Labels of the photographs beside latents of resized pictures are the commonest mistake of all."""
         outside = boxes = 0
         for picture in self.pictures[:: max(1, len(self.pictures) // sample)]:
-            _, rows, columns = self.store.shape(picture.name, self.rates[0])
+            _, rows, columns = self.store.shape(picture.name, self.rates_of(picture)[0])
             width, height = columns * self.stride, rows * self.stride
             placed = self.frame.to_picture(picture.labels, picture.row, width, height).boxes
             boxes += len(placed)

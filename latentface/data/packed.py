@@ -25,6 +25,7 @@ from latentface.errors import LatentFaceError
 FORMAT = "latentface-pack/1"
 DTYPES = ("float16", "int8", "float32")
 REMEDY = "pack it again"
+VIEWS_KEPT = 50_000  # of latents in the files, not of their values: 30 MB that save a third of the time of a small crop
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ class PackedStore:
             for group in self.info.scale
         }
         self._handles: dict[int, Any] = {}
+        self._views: dict[str, np.ndarray] = {}
         self._shard_of: dict[str, int] = {}
         for number in range(len(self.info.shards)):
             self._shard_of.update(dict.fromkeys(self._open(number).keys(), number))
         self._handles.clear()  # before other processes are forked off
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": {}}
+        return self.__dict__ | {"_handles": {}, "_views": {}}
 
     def names(self) -> list[str]:
         """See `LatentStore.names`."""
@@ -136,7 +138,12 @@ class PackedStore:
 
     def read(self, name: str, rate: int) -> StoredLatent:
         """See `LatentStore.read`: a view of the file, nothing is copied."""
-        array = self._shard(name, rate).get_tensor(tensor_name(name, rate)).numpy().transpose(2, 0, 1)
+        key = tensor_name(name, rate)
+        array = self._views.get(key)
+        if array is None:
+            array = self._shard(name, rate).get_tensor(key).numpy().transpose(2, 0, 1)
+            if len(self._views) < VIEWS_KEPT:
+                self._views[key] = array
         if not self._tables:
             return StoredLatent(array)
         row = self.rows.get(name)

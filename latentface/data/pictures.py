@@ -18,7 +18,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, split_suffix
 
 GREY = 128  # of padding, and behind transparent pixels
-SMALLEST_CROP, LARGEST_CROP = 0.3, 1.0  # of the short side, as in RetinaFace
+CROP_RANGE = (0.3, 1.0)  # sides of random squares, of the short side: RetinaFace's
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 exchange width and height
 
 
@@ -121,25 +121,48 @@ def crop_name(name: str, number: int) -> str:
     return f"{stem}__crop{number}{suffix}"
 
 
-def crop_row(name: str, width: int, height: int, size: int, stride: int, seed: int, number: int) -> ManifestRow:
-    """A random square of 0.3 to 1.0 of the short side, mirrored half the time, scaled to `size` x `size`.
+def view_name(name: str, number: int | None) -> str:
+    """The name of a crop, or of the whole photograph."""
+    return name if number is None else crop_name(name, number)
 
-    Drawn from seed, base name and number alone, so that neither order nor workers matter.
-    """
+
+def drawn(name: str, seed: int, number: int) -> np.random.Generator:
+    """What is random about a picture: by seed, base name and number alone, so neither order nor workers matter."""
     digest = hashlib.sha256(base_name(name).encode("utf-8", "surrogatepass")).digest()
-    generator = np.random.default_rng([seed, number, int.from_bytes(digest[:8], "little")])
-    share, across, down, coin = generator.random(4).tolist()
-    side = max(1, round((SMALLEST_CROP + share * (LARGEST_CROP - SMALLEST_CROP)) * min(width, height)))
-    x, y = int(across * (width - side + 1)), int(down * (height - side + 1))
+    return np.random.default_rng([seed, number, int.from_bytes(digest[:8], "little")])
+
+
+def crop_row(
+    name: str,
+    width: int,
+    height: int,
+    size: int,
+    stride: int,
+    seed: int,
+    number: int,
+    sides: tuple[float, float] = CROP_RANGE,
+) -> ManifestRow:
+    """A random square, mirrored half the time, scaled to `size` x `size`.
+
+    `sides`: least and largest side, as shares of the photograph's short side. What reaches beyond the photograph is
+    padding on the right and at the bottom, so that shares above 1 make faces smaller.
+    """
+    share, across, down, coin = drawn(name, seed, number).random(4).tolist()
+    side = max(1, round((sides[0] + share * (sides[1] - sides[0])) * min(width, height)))
+    part_width, part_height = min(side, width), min(side, height)
+    x, y = int(across * (width - part_width + 1)), int(down * (height - part_height + 1))
+    scale = size / side
     return ManifestRow(
         name=crop_name(name, number),
         latents={},
         stride=stride,
         source_width=width,
         source_height=height,
-        scale_x=size / side,
-        scale_y=size / side,
-        crop=(x, y, side, side),
+        scale_x=scale,
+        scale_y=scale,
+        pad_right=size - round(part_width * scale),
+        pad_bottom=size - round(part_height * scale),
+        crop=(x, y, part_width, part_height),
         mirrored=coin < 0.5,
     )
 

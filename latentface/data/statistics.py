@@ -30,11 +30,13 @@ def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 25
 
     Raises LatentFaceError where latents of one set differ in their number of channels.
     """
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).astype(int))
     sums: dict[tuple[str, int], np.ndarray] = {}  # float64 [3, C]: count, sum, sum of squares
     members: dict[int, Counter[tuple[str, int]]] = {rate: Counter() for rate in dataset.rates}
     for rate in dataset.rates:
         at_rate = dataset.at_rate(rate)
+        if not len(at_rate):
+            raise LatentFaceError(f"{dataset.latent_dir}: no picture has a latent of rate {rate}; leave the rate out")
+        chosen = np.unique(np.linspace(0, len(at_rate) - 1, min(pictures, len(at_rate))).astype(int))
         for index in progress(chosen, f"statistics at rate {rate}", unit="latent"):
             sample = at_rate[int(index)]
             group = ("index", sample.model_index) if sample.model_index != UNKNOWN_INDEX else ("rate", rate)

@@ -5,7 +5,8 @@ Boxes are `x1 y1 x2 y2` in picture pixels. For figures comparable with the WIDER
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,57 +73,84 @@ def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def evaluate_pictures(
-    results: Sequence[PictureResult], *, iou: float = 0.5, min_height: float = 0.0, max_height: float = float("inf")
-) -> DetectionScore:
-    """All-point AP of all detections pooled, with the matching rules of COCO at one IoU threshold.
+class DetectionTally:
+    """Detections of many pictures pooled, for one range of heights: all-point AP by COCO's matching at one IoU.
 
+    Five bytes of each detection are kept, so that a set may be of any size.
     Within a picture the detections choose in falling order of score: each takes the true box that overlaps it most,
-    among those still free with IoU >= `iou`, and turns to ignored ones only where no other is left. Of equal scores
-    the earlier goes first. True boxes are ignored where flagged or where their height is outside
+    among those still free with IoU >= the threshold, and turns to ignored ones only where no other is left. Of equal
+    scores the earlier goes first. True boxes are ignored where flagged or where their height is outside
     [`min_height`, `max_height`); a detection counts unless it took an ignored box, or took none and has itself a
     height outside that range.
     """
-    return _evaluate(results, [_pairs(result, iou) for result in results], min_height, max_height)
 
+    def __init__(self, min_height: float = 0.0, max_height: float = float("inf")) -> None:
+        self.min_height, self.max_height = min_height, max_height
+        self.scores, self.right = array("f"), bytearray()
+        self.truths = self.pictures = 0
 
-def by_height(results: Sequence[PictureResult], iou: float = 0.5) -> dict[str, DetectionScore]:
-    """`evaluate_pictures` for each of HEIGHT_BANDS, small faces first."""
-    pairs = [_pairs(result, iou) for result in results]
-    return {band: _evaluate(results, pairs, low, high) for band, (low, high) in HEIGHT_BANDS.items()}
-
-
-def landmark_error(results: Sequence[PictureResult], iou: float = 0.5, min_score: float = 0.02) -> LandmarkScore:
-    """Mean distance of the five landmarks from the true ones, over sqrt(width * height) of the true box.
-
-    The usual normalisation for faces in the wild, where profiles leave no distance between the eyes to divide by.
-    Faces count that are not ignored, have five known landmarks, and were matched (as in `evaluate_pictures`) by a
-    detection of at least `min_score`; compare two detectors at the same `min_score` and look at `faces` as well.
-    """
-    errors = [_landmark_errors(result, iou, min_score) for result in results]
-    pooled = np.concatenate([np.zeros(0), *errors])
-    return LandmarkScore(nme=float(pooled.mean()) if len(pooled) else float("nan"), faces=len(pooled))
-
-
-def _evaluate(
-    results: Sequence[PictureResult], pairs: Sequence[_Pairs], min_height: float, max_height: float
-) -> DetectionScore:
-    scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
-    truths = 0
-    for result, near in zip(results, pairs, strict=True):
-        ignored = result.ignore.astype(bool) | _outside(result.true_boxes, min_height, max_height)  # [M]
-        matched = _match(near, result.scores, ignored)  # [N]
+    def add(self, result: PictureResult, pairs: _Pairs) -> None:
+        """`pairs` are `_pairs(result, iou)`: the same for every range."""
+        ignored = result.ignore.astype(bool) | self._outside(result.true_boxes)  # [M]
+        matched = _match(pairs, result.scores, ignored)  # [N]
         hit = matched >= 0
-        counts = ~_outside(result.boxes, min_height, max_height)  # [N]
+        counts = ~self._outside(result.boxes)  # [N]
         counts[hit] = ~ignored[matched[hit]]
-        scores.append(result.scores[counts])
-        right.append(hit[counts])
-        truths += int((~ignored).sum())
-    return _detection_score(np.concatenate(scores), np.concatenate(right), truths, len(results))
+        self.scores.frombytes(result.scores[counts].astype(np.float32).tobytes())
+        self.right += hit[counts].tobytes()
+        self.truths += int((~ignored).sum())
+        self.pictures += 1
+
+    def score(self) -> DetectionScore:
+        """Of everything added so far."""
+        scores, right = np.frombuffer(self.scores, np.float32), np.frombuffer(self.right, bool)
+        return _detection_score(scores, right, self.truths, self.pictures)
+
+    def _outside(self, boxes: np.ndarray) -> np.ndarray:
+        height = boxes[:, 3] - boxes[:, 1]
+        return (height < self.min_height) | (height >= self.max_height)
+
+
+class Evaluation:
+    """All figures of a set at once, picture by picture: overall, by face height, landmarks."""
+
+    def __init__(self, *, iou: float = 0.5, min_height: float = 0.0, min_score: float = 0.02) -> None:
+        """`min_height` is for `overall`, `min_score` for `landmarks`."""
+        self.iou, self.min_score = iou, min_score
+        self.overall = DetectionTally(min_height)
+        self.bands = {band: DetectionTally(low, high) for band, (low, high) in HEIGHT_BANDS.items()}
+        self.landmark_errors = array("d")
+
+    def add(self, result: PictureResult) -> None:
+        """One picture."""
+        pairs = _pairs(result, self.iou)
+        for tally in (self.overall, *self.bands.values()):
+            tally.add(result, pairs)
+        self.landmark_errors.frombytes(_landmark_errors(result, pairs, self.min_score).tobytes())
+
+    def landmarks(self) -> LandmarkScore:
+        """Mean distance of the five landmarks from the true ones, over sqrt(width * height) of the true box.
+
+        The usual normalisation for faces in the wild, where profiles leave no distance between the eyes to divide by.
+        Faces count that are not ignored, have five known landmarks, and were matched (as in `DetectionTally`) by a
+        detection of at least `min_score`; compare two detectors at the same `min_score` and look at `faces` as well.
+        """
+        errors = np.frombuffer(self.landmark_errors)
+        return LandmarkScore(nme=float(errors.mean()) if len(errors) else float("nan"), faces=len(errors))
+
+
+def evaluate_pictures(
+    results: Iterable[PictureResult], *, iou: float = 0.5, min_height: float = 0.0, max_height: float = float("inf")
+) -> DetectionScore:
+    """All-point AP of all detections pooled; see `DetectionTally`."""
+    tally = DetectionTally(min_height, max_height)
+    for result in results:
+        tally.add(result, _pairs(result, iou))
+    return tally.score()
 
 
 def _detection_score(scores: np.ndarray, right: np.ndarray, truths: int, pictures: int) -> DetectionScore:
-    found = np.cumsum(right[np.argsort(-scores, kind="stable")])  # [detections]
+    found = np.cumsum(right[np.argsort(-scores, kind="stable")], dtype=np.int64)  # [detections]
     precision = found / np.arange(1, len(found) + 1)
     recall = found / truths if truths else np.full(len(found), np.nan)
     return DetectionScore(
@@ -162,14 +190,9 @@ def _match(pairs: _Pairs, scores: np.ndarray, ignored: np.ndarray) -> np.ndarray
     return matched
 
 
-def _outside(boxes: np.ndarray, min_height: float, max_height: float) -> np.ndarray:
-    height = boxes[:, 3] - boxes[:, 1]
-    return (height < min_height) | (height >= max_height)
-
-
-def _landmark_errors(result: PictureResult, iou: float, min_score: float) -> np.ndarray:
+def _landmark_errors(result: PictureResult, pairs: _Pairs, min_score: float) -> np.ndarray:
     ignored = result.ignore.astype(bool)
-    matched = _match(_pairs(result, iou), result.scores, ignored)  # [N]
+    matched = _match(pairs, result.scores, ignored)  # [N]
     found = np.flatnonzero((matched >= 0) & (result.scores >= min_score))
     truth = matched[found]
     usable = np.isfinite(result.true_landmarks[truth]).all(axis=(1, 2)) & ~ignored[truth]
@@ -177,4 +200,4 @@ def _landmark_errors(result: PictureResult, iou: float, min_score: float) -> np.
     offsets = result.landmarks[found] - result.true_landmarks[truth]  # [F, 5, 2]
     boxes = result.true_boxes[truth]
     side = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))  # [F]
-    return np.linalg.norm(offsets, axis=2).mean(axis=1) / side
+    return (np.linalg.norm(offsets, axis=2).mean(axis=1) / side).astype(np.float64)

@@ -233,8 +233,8 @@ def _curves(predictions: Sequence[np.ndarray], truth: GroundTruth, iou: float) -
     histogram over thresholds of all pictures together and its running sum give every point of the curve.
     """
     low, high = _score_range(predictions)
-    proposed = {difficulty: np.zeros(len(THRESHOLDS)) for difficulty in DIFFICULTIES}
-    found = {difficulty: np.zeros(len(THRESHOLDS)) for difficulty in DIFFICULTIES}
+    proposed: dict[str, list[np.ndarray]] = {difficulty: [] for difficulty in DIFFICULTIES}
+    found: dict[str, list[np.ndarray]] = {difficulty: [] for difficulty in DIFFICULTIES}
     for picture, (prediction, boxes) in enumerate(zip(predictions, truth.boxes, strict=True)):
         # Protocol: what is detected in a picture without a single annotated face, kept or not, is not counted.
         if len(prediction) == 0 or len(boxes) == 0:
@@ -242,12 +242,22 @@ def _curves(predictions: Sequence[np.ndarray], truth: GroundTruth, iou: float) -
         prediction = prediction[np.argsort(-prediction[:, 4], kind="stable")]
         step = _first_threshold(prediction[:, 4], low, high)  # [N]
         nearest, hit = _nearest(prediction, boxes, iou)
+        # Protocol: a detection is held against its nearest face only; the first on a face finds it, and each later one
+        # is a proposal that finds nothing, even where it overlaps another face, still free, well enough.
+        ranks = np.flatnonzero(hit)
+        faces, first = np.unique(nearest[ranks], return_index=True)
         for difficulty in DIFFICULTIES:
-            proposal, first = _count(nearest, hit, truth.kept[difficulty][picture])
-            proposed[difficulty] += np.bincount(step[proposal], minlength=len(THRESHOLDS))
-            found[difficulty] += np.bincount(step[first], minlength=len(THRESHOLDS))
-    faces = {difficulty: int(sum(mask.sum() for mask in truth.kept[difficulty])) for difficulty in DIFFICULTIES}
-    return {name: _curve(proposed[name], found[name], faces[name]) for name in DIFFICULTIES}
+            kept = truth.kept[difficulty][picture]
+            # Protocol: a detection whose nearest face is ignored is no proposal, however many there are.
+            proposed[difficulty].append(step[~hit | kept[nearest]])
+            found[difficulty].append(step[ranks[first[kept[faces]]]])
+    total = {difficulty: int(sum(mask.sum() for mask in truth.kept[difficulty])) for difficulty in DIFFICULTIES}
+    return {name: _curve(_histogram(proposed[name]), _histogram(found[name]), total[name]) for name in DIFFICULTIES}
+
+
+def _histogram(steps: list[np.ndarray]) -> np.ndarray:
+    """How many detections begin to count at each threshold: [1000]."""
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *steps]), minlength=len(THRESHOLDS)).astype(float)
 
 
 def _score_range(predictions: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -269,18 +279,6 @@ def _nearest(prediction: np.ndarray, boxes: np.ndarray, iou: float) -> tuple[np.
     overlaps = iou_matrix(xywh_to_xyxy(prediction) + pixel, xywh_to_xyxy(boxes) + pixel)  # [N, M]
     nearest = overlaps.argmax(axis=1)
     return nearest, overlaps[np.arange(len(overlaps)), nearest] >= iou
-
-
-def _count(nearest: np.ndarray, hit: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections, in falling order of score, count as proposals [N] bool, and which find a face (indices)."""
-    right = hit & kept[nearest]
-    # Protocol: a detection whose nearest face is ignored is no proposal, however many such detections there are.
-    proposal = ~hit | right
-    # Protocol: a detection is held against its nearest face only; the first on a face finds it, and each later one
-    # is a proposal that finds nothing, even where it overlaps another face, still free, well enough.
-    ranks = np.flatnonzero(right)
-    _, first = np.unique(nearest[ranks], return_index=True)
-    return proposal, ranks[first]
 
 
 def _curve(proposed: np.ndarray, found: np.ndarray, faces: int) -> WiderCurve:

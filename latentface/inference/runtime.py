@@ -14,7 +14,7 @@ from latentface.errors import LatentFaceError
 from latentface.inference.onnx_file import INPUTS, open_session, read_properties
 from latentface.machine import cores
 from latentface.model.config import ModelConfig
-from latentface.model.faces import Faces, Thresholds, best_candidates, keep_faces
+from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
 if TYPE_CHECKING:
     import torch
@@ -81,12 +81,10 @@ class OnnxRuntime:
         height, width = (side * self.config.input_stride for side in latents.shape[2:])
         found = []
         for score, box, points in zip(scores, boxes, landmarks, strict=True):
-            chosen = best_candidates(score, thresholds)
-            found.append(
-                keep_faces(
-                    score[chosen], box[chosen], points[chosen], width=width, height=height, thresholds=thresholds
-                )
-            )
+            candidates = best_candidates(score, thresholds)
+            kept_boxes, kept = keep_boxes(box[candidates], width=width, height=height, thresholds=thresholds)
+            chosen = candidates[kept]
+            found.append(Faces(kept_boxes, score[chosen], points[chosen].reshape(-1, 5, 2)))
         return found
 
 

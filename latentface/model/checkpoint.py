@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
-import latentface
 from latentface.errors import LatentFaceError
+from latentface.machine import versions
 from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
@@ -132,14 +131,6 @@ def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> N
                 f"{origin}: {name} is {list(state[name].shape)}, this model needs {list(own[name].shape)}"
             )
     model.load_state_dict(state)
-
-
-def versions() -> dict[str, str]:
-    return {
-        "latentface": latentface.__version__,
-        "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
-        "torchvision": str(torchvision.__version__),
-    }
 
 
 def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:

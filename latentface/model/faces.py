@@ -37,17 +37,12 @@ def best_candidates(scores: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     return candidates[np.argsort(-scores[candidates], kind="stable")[: thresholds.before_nms]]
 
 
-def keep_faces(
-    scores: np.ndarray, boxes: np.ndarray, landmarks: np.ndarray, *, width: int, height: int, thresholds: Thresholds
-) -> Faces:
-    """Candidates, best first: scores [N], boxes [N, 4], landmarks [N, 10] -> what is left of them.
-
-    Boxes are clipped to `width` x `height` picture pixels.
-    """
+def keep_boxes(boxes: np.ndarray, *, width: int, height: int, thresholds: Thresholds) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [N, 4], best first -> those that stay, clipped to `width` x `height` picture pixels, and their indices."""
     boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
     seen = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))  # a box that lay outside has no area left
     kept = seen[suppress(boxes[seen], thresholds.nms)[: thresholds.keep]]
-    return Faces(boxes[kept], scores[kept], landmarks[kept].reshape(-1, 5, 2))
+    return boxes[kept], kept
 
 
 def suppress(boxes: np.ndarray, threshold: float) -> np.ndarray:
@@ -71,9 +66,13 @@ def suppress(boxes: np.ndarray, threshold: float) -> np.ndarray:
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """[6, N] and [6, M] as in `suppress` -> bool [N, M]."""
-    width = np.minimum(first[2][:, None], second[2]) - np.maximum(first[0][:, None], second[0])
-    height = np.minimum(first[3][:, None], second[3]) - np.maximum(first[1][:, None], second[1])
-    return np.maximum(width, 0) * height > first[4][:, None] + second[4]
+    width = np.minimum(first[2][:, None], second[2])
+    width -= np.maximum(first[0][:, None], second[0])
+    height = np.minimum(first[3][:, None], second[3])
+    height -= np.maximum(first[1][:, None], second[1])
+    np.maximum(width, 0, out=width)
+    width *= height  # the intersection; negative where the boxes are apart vertically
+    return width > first[4][:, None] + second[4]
 
 
 def _decide(overlap: np.ndarray) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latentface.model.anchors import decode_boxes, decode_landmarks
-from latentface.model.faces import Faces, Thresholds, best_candidates, keep_faces
+from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
 
 def postprocess(
@@ -14,7 +14,7 @@ def postprocess(
 ) -> list[Faces]:
     """Raw output of the model for a batch -> Faces of each picture, boxes clipped to `width` x `height`.
 
-    Only candidates are decoded: 16,800 priors would take longer than the suppression of a few hundred boxes.
+    Only candidates are decoded, and landmarks of faces only: all of 16,800 priors would take longer than suppression.
     """
     scores = face_scores(predictions["scores"]).cpu().numpy()  # [B, A]
     found = []
@@ -22,8 +22,10 @@ def postprocess(
         candidates = best_candidates(score, thresholds)
         chosen = torch.from_numpy(candidates).to(priors.device)
         boxes = decode_boxes(offsets[chosen].float(), priors[chosen]).cpu().numpy()
+        boxes, kept = keep_boxes(boxes, width=width, height=height, thresholds=thresholds)
+        chosen = torch.from_numpy(candidates[kept]).to(priors.device)
         landmarks = decode_landmarks(points[chosen].float(), priors[chosen]).cpu().numpy()
-        found.append(keep_faces(score[candidates], boxes, landmarks, width=width, height=height, thresholds=thresholds))
+        found.append(Faces(boxes, score[candidates[kept]], landmarks.reshape(-1, 5, 2)))
     return found
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from latentface.data.batches import collate_by_shape
 from latentface.data.latents import NestedLatentWiderFaceDataset
-from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
+from latentface.evaluation.average_precision import Evaluation, PictureResult
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress
@@ -40,10 +40,10 @@ def _at_rate(
     loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, **options)
     total = min(limit or len(loader), len(loader))
     device = next(model.parameters()).device
-    results = []
+    evaluation = Evaluation()
     for groups in progress(islice(loader, total), f"validation at rate {dataset.rates[0]}", total, unit="batch"):
         for batch in groups:
             found = predict(model, batch.decoded(device), batch.rates, batch.model_indices, precision=precision)
             for row, faces in enumerate(found):
-                results.append(PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row)))
-    return evaluate_pictures(results).ap
+                evaluation.add(PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row)))
+    return evaluation.overall.score().ap

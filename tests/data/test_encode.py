@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,6 +253,27 @@ def test_rates_and_crops_can_be_added(photographs):
     assert len(read_labels(photographs / "root/train/labels.txt")) == 9
 
 
+def test_so_many_rates_of_each_view(photographs):
+    settings = {"rates": (25, 75, 100), "crops": 20, "rates_per_view": 2}
+    summary = encode(config_of(photographs, **settings), open_mean)
+    rows = read_manifest(photographs / "root/train/latents.jsonl").values()
+    drawn = Counter(tuple(sorted(row.latents)) for row in rows)
+    assert drawn.keys() == {(25, 75), (25, 100), (75, 100)}
+    assert min(drawn.values()) > 10  # of 63
+    assert summary.megabytes == pytest.approx(63 * 2 * 3 * 4 * 4 * 4 / 1e6)
+    again = encode(config_of(photographs, **settings), open_mean)
+    assert again.written == 0
+
+
+def test_crops_larger_than_the_photograph_make_faces_smaller(photographs):
+    encode(config_of(photographs, crops=1, crop_range=(2.0, 2.0)), open_mean)
+    row = read_manifest(photographs / "root/train/latents.jsonl")["wide__crop0"]
+    assert row.crop == (0, 0, 128, 64)  # a square of 128 pixels, the lower half of it padding
+    assert (row.scale_x, row.content_width, row.content_height, row.pad_bottom) == (0.5, 64, 32, 32)
+    again = encode(config_of(photographs, crops=1, crop_range=(2.0, 2.0)), open_mean)
+    assert again.written == 0
+
+
 def test_labels_of_an_earlier_run_stay(photographs):
     encode(config_of(photographs), open_mean)
     (photographs / "faces.txt").write_text("p/wide.jpg\n20 10 40 30\n")
@@ -267,6 +289,7 @@ def test_labels_of_an_earlier_run_stay(photographs):
         ({"fit": "stretch"}, "made with fit pad, now it is stretch"),
         ({"codec": "other"}, "made with codec mean, now it is other"),
         ({"seed": 5}, "made with seed 0, now it is 5"),
+        ({"crop_range": (0.5, 1.0)}, r"made with crop_range \[0.3, 1.0\], now it is \[0.5, 1.0\]"),
     ],
 )
 def test_other_settings_do_not_continue(photographs, values, words):
@@ -287,6 +310,8 @@ def test_other_settings_do_not_continue(photographs, values, words):
         ({"size": 0}, "--size"),
         ({"fit": "cut"}, "--fit"),
         ({"crops": -1}, "--crops"),
+        ({"rates_per_view": 3}, "--rates_per_view has to be 0 to 2"),
+        ({"crop_range": (0.8, 0.4)}, "--crop_range"),
         ({"limit": 0}, "--limit"),
         ({"dtype": "int8"}, "--dtype"),
         ({"labels": "none.txt"}, "none.txt: the label file cannot be read"),

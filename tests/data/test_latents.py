@@ -97,13 +97,24 @@ def test_missing_rate_lists_those_there(split: Path) -> None:
         NestedLatentWiderFaceDataset.of_split(split, rates=(50,))
 
 
-def test_pictures_that_lack_a_rate_are_left_out_with_a_note(split: Path) -> None:
-    put(split, "b")
-    put(split, "b", rate=12)
+def test_pictures_without_any_wanted_rate_are_left_out_with_a_note(split: Path) -> None:
+    put(split, "b", rate=50)
     label(split, "a", "b")
     dataset = NestedLatentWiderFaceDataset.of_split(split, rates=(12, 75))
-    assert [picture.name for picture in dataset.pictures] == ["b"]
-    assert dataset.notes == ["1 pictures lack one of the rates (12, 75): left out"]
+    assert [picture.name for picture in dataset.pictures] == ["a"]
+    assert dataset.notes == ["1 pictures have no rate of 12, 75: left out"]
+
+
+def test_a_picture_gives_the_rates_that_it_has(split: Path) -> None:
+    put(split, "b", rate=12)
+    put(split, "c", rate=12)
+    put(split, "c")
+    label(split, "a", "b", "c")
+    dataset = NestedLatentWiderFaceDataset.of_split(split, rates=(12, 75))
+    drawn = [{dataset[SampleKey(index, epoch)].rate for epoch in range(40)} for index in range(3)]
+    assert drawn == [{75}, {12}, {12, 75}]
+    assert [dataset[index].rate for index in range(3)] == [75, 12, 12]
+    assert [picture.name for picture in dataset.at_rate(12).pictures] == ["b", "c"]
 
 
 def test_boxes_are_clipped_and_what_is_outside_goes(split: Path) -> None:

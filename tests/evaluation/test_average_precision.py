@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from latentface.evaluation.average_precision import (
     HEIGHT_BANDS,
+    Evaluation,
     PictureResult,
     average_precision,
-    by_height,
     evaluate_pictures,
-    landmark_error,
 )
 
 INFINITY = float("inf")
@@ -36,6 +35,13 @@ def picture(boxes, scores, true_boxes, ignore=None, landmarks=None, true_landmar
 
 def square(left: float, side: float = 20) -> list[float]:
     return [left, 0, left + side, side]
+
+
+def evaluated(results, **options):
+    evaluation = Evaluation(**options)
+    for result in results:
+        evaluation.add(result)
+    return evaluation
 
 
 def test_average_precision_of_a_curve_that_dips():
@@ -117,7 +123,8 @@ def test_detection_of_another_height_still_finds_its_face():
 
 def test_by_height_puts_every_face_into_one_band():
     faces = [square(0, 15.9), square(100, 16), square(200, 32), square(400, 96), square(800, 400)]
-    scores = by_height([picture(faces, [0.9] * 5, faces)])
+    tallies = evaluated([picture(faces, [0.9] * 5, faces)]).bands
+    scores = {band: tally.score() for band, tally in tallies.items()}
     assert {band: score.truths for band, score in scores.items()} == dict(zip(HEIGHT_BANDS, [1, 1, 1, 2], strict=True))
     assert all(score.ap == 1 and score.detections == score.truths for score in scores.values())
 
@@ -155,8 +162,8 @@ def test_landmark_error_is_the_mean_distance_over_the_side():
     points = true_points + np.array([3.0, 4.0])  # every point off by 5
     points[0, 0] = true_points[0, 0]  # but the first: mean distance 4
     one = picture([[0, 0, 10, 40]], [0.9], [[0, 0, 10, 40]], landmarks=points, true_landmarks=true_points)
-    assert landmark_error([one, one]).nme == pytest.approx(4 / 20)  # sqrt(10 * 40) = 20
-    assert landmark_error([one, one]).faces == 2
+    assert evaluated([one, one]).landmarks().nme == pytest.approx(4 / 20)  # sqrt(10 * 40) = 20
+    assert evaluated([one, one]).landmarks().faces == 2
 
 
 def test_landmark_error_leaves_out_unknown_ignored_and_weak_faces():
@@ -165,12 +172,12 @@ def test_landmark_error_leaves_out_unknown_ignored_and_weak_faces():
     true_points[1, 2] = np.nan  # one point unknown
     points = np.ones((4, 5, 2)) * [[[2.0]], [[50.0]], [[60.0]], [[70.0]]]
     one = picture(boxes, [0.9, 0.9, 0.9, 0.1], boxes, [False, False, True, False], points, true_points)
-    score = landmark_error([one], min_score=0.2)
+    score = evaluated([one], min_score=0.2).landmarks()
     assert (score.faces, score.nme) == (1, pytest.approx(np.hypot(2, 2) / 20))
 
 
 def test_landmark_error_without_a_matched_face():
-    score = landmark_error([picture([square(0)], [0.9], [square(100)]), picture([], [], [])])
+    score = evaluated([picture([square(0)], [0.9], [square(100)]), picture([], [], [])]).landmarks()
     assert np.isnan(score.nme)
     assert score.faces == 0
 

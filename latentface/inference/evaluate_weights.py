@@ -1,0 +1,133 @@
+"""A checkpoint on a split of a dataset, for `latentface evaluate`: predict, write prediction files, score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from latentface.data.batches import collate_by_shape
+from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.manifest import ManifestRow
+from latentface.data.sizes import label_frame
+from latentface.data.stores import available_rates, find_labels, latent_folder
+from latentface.errors import LatentFaceError
+from latentface.evaluation.average_precision import (
+    DetectionScore,
+    Evaluation,
+    PictureResult,
+)
+from latentface.evaluation.wider import write_prediction
+from latentface.inference.detector import Detector
+from latentface.inference.evaluate_files import number, wider_scores
+from latentface.machine import versions
+from latentface.progress import progress
+
+if TYPE_CHECKING:
+    from latentface.inference.evaluate import EvaluateConfig
+
+
+def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
+    """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
+    detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    latent_dir = Path(config.latent_dir or latent_folder(Path(config.dataset_root) / config.split))
+    if not latent_dir.is_dir():
+        raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
+    there = set(available_rates(latent_dir))
+    rates = config.rates or tuple(rate for rate in detector.rates if rate in there) or detector.rates
+    for rate in rates:
+        detector.check_rate(rate)
+    datasets = [_open(config, latent_dir, rate) for rate in rates]
+    for dataset in datasets:
+        detector.check_codec(dataset.codec, str(latent_dir))
+    protocol = {
+        "name": "all-point AP at IoU 0.5, detections pooled",
+        "set": str(datasets[0].store.split),
+        "pictures": max(len(dataset) for dataset in datasets),
+        "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
+        "codec": datasets[0].codec,
+        "weight": config.weight,
+        "min_height": config.min_height,
+        "confidence": config.conf,
+        "nms": config.nms,
+        "before_nms": config.before_nms,
+        "keep": config.keep,
+    }
+    scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
+    return {"protocol": protocol, "rates": scores, "versions": versions()}
+
+
+def _open(config: EvaluateConfig, latent_dir: Path, rate: int) -> NestedLatentWiderFaceDataset:
+    return NestedLatentWiderFaceDataset(
+        latent_dir,
+        Path(config.label_file) if config.label_file else find_labels(latent_dir),
+        (rate,),
+        frame=label_frame(config.label_frame, config.image_sizes, config.image_dir, config.label_fit),
+        stride=config.stride,
+    )
+
+
+def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
+    rate = dataset.rates[0]
+    folder = Path(config.out) / f"predictions_{rate}"
+    for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
+        stale.unlink()
+    evaluation, sizes = Evaluation(min_height=config.min_height), set()
+    rows = {picture.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
+    for name, size, result in _results(config, detector, dataset):
+        evaluation.add(result)
+        sizes.add(size)
+        label, row = rows[name]
+        write_prediction(folder, _event_and_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
+    bpp = [row.latents[rate].bpp for _, row in rows.values() if row and rate in row.latents]
+    exact = {row.latents[rate].exact for _, row in rows.values() if row and rate in row.latents}
+    landmarks = evaluation.landmarks()
+    scored: dict[str, Any] = {
+        "all": _plain(evaluation.overall.score()),
+        **{band: _plain(tally.score()) for band, tally in evaluation.bands.items()},
+        "landmarks": {"nme": number(landmarks.nme), "faces": landmarks.faces},
+        "mean_bpp": float(np.mean(bpp)) if bpp else None,
+        "latents": {frozenset({True}): "exact", frozenset({False}): "approximate"}.get(frozenset(exact), "unknown"),
+        "picture_sizes": sorted(f"{width}x{height}" for width, height in sizes),
+        "predictions": str(folder),
+    }
+    if config.ground_truth:
+        scored["wider"] = wider_scores(folder, config)
+    return scored
+
+
+def _results(
+    config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset
+) -> Iterator[tuple[str, tuple[int, int], PictureResult]]:
+    """Name, picture size (width, height), and what was found and is there, picture by picture."""
+    loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, num_workers=config.workers)
+    for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
+        for batch in groups:
+            found = detector.predict(batch.decoded(), batch.rates, batch.model_indices, config.thresholds)
+            height, width = (side * detector.stride for side in batch.latents.shape[-2:])
+            for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
+                truth = batch.truth(row)
+                result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *truth)
+                yield name, (width, height), result
+
+
+def _event_and_name(label: str) -> str:
+    """The last two parts of a picture's name: what prediction files are called."""
+    return "/".join(re.split(r"[/\\]", label)[-2:])
+
+
+def _framed(boxes: np.ndarray, row: ManifestRow | None, frame: str, name: str) -> np.ndarray:
+    """Boxes in picture pixels, or brought back to the photograph's."""
+    if frame == "picture":
+        return boxes
+    if row is None or row.crop or row.mirrored:
+        raise LatentFaceError(f"--frame source: the manifest does not say where {name} lies in a whole photograph")
+    return boxes / np.array([row.scale_x, row.scale_y, row.scale_x, row.scale_y], dtype=np.float32)
+
+
+def _plain(score: DetectionScore) -> dict[str, Any]:
+    return {name: number(getattr(score, name)) for name in ("ap", "recall", "truths", "detections", "pictures")}
