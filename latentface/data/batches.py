@@ -35,6 +35,7 @@ class LatentSample:
     ignore: np.ndarray  # bool [N]
     scale: np.ndarray | None = None  # float32 [C], of int8: the values are latent * scale + offset
     offset: np.ndarray | None = None
+    picture: np.ndarray | None = None  # uint8 [H, W, 3], the uncompressed picture, where the dataset was asked for it
 
     @property
     def values(self) -> np.ndarray:
@@ -56,6 +57,7 @@ class LatentBatch:
     ignore: Tensor  # bool [B, M]
     scale: Tensor | None = None  # float32 [B, C], of int8
     offset: Tensor | None = None
+    pictures: Tensor | None = None  # uint8 [B, 3, H, W], channels last in memory
 
     def decoded(self, device: torch.device | str = "cpu") -> Tensor:
         """float32 [B, C, h, w] in channels-last order on `device`: what is stored travels, and is converted there."""
@@ -123,6 +125,7 @@ def collate(samples: Sequence[LatentSample]) -> LatentBatch:
         ignore=ignore,
         scale=_stack_tables([s.scale for s in samples]),
         offset=_stack_tables([s.offset for s in samples]),
+        pictures=_stack_pictures([s.picture for s in samples]),
     )
 
 
@@ -150,6 +153,13 @@ def stack(latents: Sequence[np.ndarray], height: int, width: int) -> Tensor:
         target[:, rows:, :columns] = latent[:, -1:, :]
         target[:, :, columns:] = target[:, :, columns - 1 : columns]
     return torch.from_numpy(stacked)
+
+
+def _stack_pictures(pictures: list[np.ndarray | None]) -> Tensor | None:
+    there = [picture.transpose(2, 0, 1) for picture in pictures if picture is not None]
+    if len(there) < len(pictures):
+        return None
+    return stack(there, *(max(picture.shape[axis] for picture in there) for axis in (1, 2)))
 
 
 def _stack_tables(tables: list[np.ndarray | None]) -> Tensor | None:

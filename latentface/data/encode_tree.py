@@ -11,7 +11,7 @@ import numpy as np
 
 from latentface.data.encode_worker import Task, View
 from latentface.data.labels import PictureLabels, read_labels, write_labels
-from latentface.data.manifest import MANIFEST_NAME, ManifestRow, append, recover_manifest, write_manifest
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, append, recover_manifest, source_base, write_manifest
 from latentface.data.pictures import drawn, view_name
 from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
@@ -162,8 +162,3 @@ def _mean_bpp(rows: Sequence[ManifestRow], rate: int) -> float:
     """Of the pictures that have the rate: one that became unreadable may lack a rate that was added later."""
     found = [row.latents[rate].bpp for row in rows if rate in row.latents]
     return float(np.mean(found)) if found else float("nan")
-
-
-def source_base(row: ManifestRow) -> str:
-    """The base name of the photograph that a row was made of."""
-    return row.base if row.crop is None else row.base.rpartition("__crop")[0]

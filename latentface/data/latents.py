@@ -23,10 +23,12 @@ from torch.utils.data import Dataset
 from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.data.batches import LatentSample, SampleKey
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
-from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
+from latentface.data.pictures import find_pictures, read_picture, render
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
+from latentface.files import base_name
 
 DEFAULT_STRIDE = 16
 
@@ -45,7 +47,8 @@ class NestedLatentWiderFaceDataset(Dataset):
     """Pictures of a latent directory that have a label and a wanted rate.
 
     `rates`: with several, each epoch draws one per picture, of those that it has. `crop`: side in cells of a random
-    square, the only augmentation inside the latent domain (learned latents cannot be flipped or resized). `notes` says
+    square, the only augmentation inside the latent domain (learned latents cannot be flipped or resized).
+    `photographs`: a folder of what was encoded; samples then hold the uncompressed picture too. `notes` says
     in plain lines what was left out. Raises LatentFaceError where nothing is left or a file is wrong, naming file and
     line.
     """
@@ -57,6 +60,7 @@ class NestedLatentWiderFaceDataset(Dataset):
     seed: int = 0
     frame: LabelFrame = field(default_factory=LabelFrame)
     stride: int = DEFAULT_STRIDE
+    photographs: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class NestedLatentWiderFaceDataset(Dataset):
             raise LatentFaceError(f"{self.latent_dir}: latents of strides {sorted(strides)}: keep one stride per set")
         self.stride = strides.pop() if strides else self.store.stride or self.stride
         self._note_wrong_frame()
+        self._photographs = self._find_photographs(self.photographs) if self.photographs else {}
 
     @classmethod
     def of_split(cls, split: str | Path, **options) -> NestedLatentWiderFaceDataset:
@@ -126,13 +131,14 @@ class NestedLatentWiderFaceDataset(Dataset):
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
+        rgb = self._rgb(picture) if self._photographs else None
         if generator is not None and self.crop:
-            array, labels = self._crop(array, labels, generator)
+            array, labels, rgb = self._crop(array, labels, rgb, generator)
         if not self.store.checked:
             array = self._checked(array, picture, rate)
         return LatentSample(
             picture.name, array, rate, _model_index(picture, rate), labels.boxes, labels.landmarks, labels.ignore,
-            stored.scale, stored.offset,
+            stored.scale, stored.offset, rgb,
         )  # fmt: skip
 
     def _checked(self, array: np.ndarray, picture: Picture, rate: int) -> np.ndarray:
@@ -148,15 +154,32 @@ class NestedLatentWiderFaceDataset(Dataset):
         return clip_labels(self.frame.to_picture(picture.labels, picture.row, width, height), width, height)
 
     def _crop(
-        self, latent: np.ndarray, labels: PictureLabels, generator: np.random.Generator
-    ) -> tuple[np.ndarray, PictureLabels]:
-        """A random square of whole cells, and the faces in it."""
+        self, latent: np.ndarray, labels: PictureLabels, rgb: np.ndarray | None, generator: np.random.Generator
+    ) -> tuple[np.ndarray, PictureLabels, np.ndarray | None]:
+        """A random square of whole cells, the faces in it, and the same part of the picture."""
         rows, columns = (min(self.crop, side) for side in latent.shape[1:])
         top = int(generator.integers(latent.shape[1] - rows + 1))
         left = int(generator.integers(latent.shape[2] - columns + 1))
         x, y, height, width = (cells * self.stride for cells in (left, top, rows, columns))
         inside = crop_labels(labels, x, y, width, height).shifted(-x, -y)
-        return latent[:, top : top + rows, left : left + columns], clip_labels(inside, width, height)
+        latent = latent[:, top : top + rows, left : left + columns]
+        rgb = None if rgb is None else rgb[y : y + height, x : x + width]
+        return latent, clip_labels(inside, width, height), rgb
+
+    def _find_photographs(self, folder: Path) -> dict[str, Path]:
+        """Base name -> the photograph of every picture. Raises LatentFaceError where one is missing."""
+        files = {base_name(path.name): path for path in find_pictures(folder)}
+        for picture in self.pictures:
+            if picture.row is None:
+                raise LatentFaceError(f"{picture.name}: no manifest says where it lies in its photograph")
+            if source_base(picture.row) not in files:
+                raise LatentFaceError(f"{folder}: no photograph of {picture.name} in it")
+        return files
+
+    def _rgb(self, picture: Picture) -> np.ndarray:
+        """What was encoded: uint8 [H, W, 3]."""
+        assert picture.row is not None  # `_find_photographs` has looked
+        return render(read_picture(self._photographs[source_base(picture.row)]), picture.row)
 
     def _note_wrong_frame(self, sample: int = 100) -> None:
         """Labels of the photographs beside latents of resized pictures are the commonest mistake of all."""

@@ -87,6 +87,11 @@ class ManifestRow:
         return round(self.part[3] * self.scale_y)
 
 
+def source_base(row: ManifestRow) -> str:
+    """The base name of the photograph that a row was made of."""
+    return row.base if row.crop is None else row.base.rpartition("__crop")[0]
+
+
 def read_manifest(path: str | Path) -> dict[str, ManifestRow]:
     """Manifest -> rows by base name. Raises LatentFaceError, with file and line, for what is no row."""
     rows, torn = _read(Path(path))

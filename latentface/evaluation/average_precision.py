@@ -42,8 +42,17 @@ class DetectionScore:
     truths: int  # true boxes that count: not ignored, height within range
     detections: int  # detections that count, right or wrong
     pictures: int
-    precision_curve: np.ndarray = field(repr=False)  # [detections], in falling order of score
-    recall_curve: np.ndarray = field(repr=False)  # [detections]
+    right: np.ndarray = field(repr=False)  # bool [detections], in falling order of score
+
+    @property
+    def precision_curve(self) -> np.ndarray:
+        """[detections], in falling order of score."""
+        return np.cumsum(self.right, dtype=np.int64) / np.arange(1, len(self.right) + 1)
+
+    @property
+    def recall_curve(self) -> np.ndarray:
+        """[detections], in falling order of score."""
+        return np.cumsum(self.right, dtype=np.int64) / (self.truths or np.nan)
 
 
 @dataclass(frozen=True)
@@ -150,17 +159,16 @@ def evaluate_pictures(
 
 
 def _detection_score(scores: np.ndarray, right: np.ndarray, truths: int, pictures: int) -> DetectionScore:
-    found = np.cumsum(right[np.argsort(-scores, kind="stable")], dtype=np.int64)  # [detections]
-    precision = found / np.arange(1, len(found) + 1)
-    recall = found / truths if truths else np.full(len(found), np.nan)
+    right = right[np.argsort(-scores, kind="stable")]
+    ranks = np.flatnonzero(right) + 1  # recall rises only where a face is found, and precision is highest there
+    found = np.arange(1, len(ranks) + 1)
     return DetectionScore(
-        ap=average_precision(recall, precision) if truths else float("nan"),
-        recall=float(right.sum() / truths) if truths else float("nan"),
+        ap=average_precision(found / truths, found / ranks) if truths else float("nan"),
+        recall=len(ranks) / truths if truths else float("nan"),
         truths=truths,
         detections=len(scores),
         pictures=pictures,
-        precision_curve=precision,
-        recall_curve=recall,
+        right=right,
     )
 
 

@@ -97,11 +97,11 @@ def largest_difference(model: RetinaFace, path: Path, samples: list[dict[str, np
 def _calibration(config: ExportConfig, model: RetinaFace) -> Iterator[dict[str, np.ndarray]]:
     """Real latents, one each, going through the rates in turn."""
     dataset = NestedLatentWiderFaceDataset.of_split(config.calibration, rates=model.normalisation.known_rates)
+    views = [view for rate in dataset.rates if len(view := dataset.at_rate(rate))]
     count = min(config.calibration_pictures, len(dataset))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int))
-    views = [dataset.at_rate(rate) for rate in dataset.rates]
-    for number, index in enumerate(progress(chosen, "calibration", unit="latent")):
-        sample = views[number % len(views)][int(index)]
+    for number, place in enumerate(progress(np.linspace(0, 1, count), "calibration", unit="latent")):
+        view = views[number % len(views)]
+        sample = view[round(place * (len(view) - 1))]
         if len(sample.latent) != model.config.channels:
             raise LatentFaceError(
                 f"{config.calibration}: latents of {len(sample.latent)} channels, "

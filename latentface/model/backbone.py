@@ -9,14 +9,16 @@ from __future__ import annotations
 import urllib.error
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from latentface.errors import LatentFaceError
+from latentface.model.bridge import ResidualBlock
+
+if TYPE_CHECKING:
+    import torchvision
 
 
 class PrunedResNet(nn.Module):
@@ -63,20 +65,14 @@ class LightBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.out_channels = [64, 96, 160]
-        self.stage8 = BasicBlock(64, 64)
-        self.stage16 = nn.Sequential(_down(64, 96), BasicBlock(96, 96))
-        self.stage32 = nn.Sequential(_down(96, 160), BasicBlock(160, 160))
+        self.stage8 = ResidualBlock(64, 64)
+        self.stage16 = nn.Sequential(ResidualBlock(64, 96, stride=2), ResidualBlock(96, 96))
+        self.stage32 = nn.Sequential(ResidualBlock(96, 160, stride=2), ResidualBlock(160, 160))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         stride8 = self.stage8(x)
         stride16 = self.stage16(stride8)
         return [stride8, stride16, self.stage32(stride16)]
-
-
-def _down(in_channels: int, out_channels: int) -> BasicBlock:
-    """A residual block that halves height and width."""
-    shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels))
-    return BasicBlock(in_channels, out_channels, stride=2, downsample=shortcut)
 
 
 class PictureStem(nn.Module):
@@ -96,6 +92,8 @@ def build_resnet(name: str, weights: str) -> torchvision.models.ResNet:
 
     Raises LatentFaceError where the weights cannot be had: random ones are never taken in silence.
     """
+    import torchvision  # here, as it takes a second and 160 MB that a light model can do without
+
     resnet = getattr(torchvision.models, name)(weights=None)
     if weights != "none":
         state = _imagenet_state(name) if weights == "imagenet" else _state_from_file(name, weights)
@@ -116,6 +114,8 @@ def _essential(names: Iterable[str]) -> set[str]:
 
 
 def _imagenet_state(name: str) -> dict[str, Any]:
+    import torchvision
+
     entry = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torch.nn import functional as F
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 1, slope: float = 0.0) -> nn.Sequential:
@@ -20,6 +20,25 @@ def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 
         nn.BatchNorm2d(out_channels),
         nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
     )
+
+
+class ResidualBlock(nn.Module):
+    """ResNet's basic block (He et al. 2016, fig. 5), its parts named as in torchvision, whose import takes a second."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(inside)) + self.downsample(x), inplace=True)
 
 
 class BridgeModule(nn.Module):
@@ -72,7 +91,7 @@ class DeepShuffleBridge(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
         super().__init__()
-        self.block = BasicBlock(in_channels, in_channels)
+        self.block = ResidualBlock(in_channels, in_channels)
         self.shuffle = ShuffleBridge(in_channels, out_channels, scale)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -146,13 +146,15 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     """The configuration that a bare state dict belongs to, found by trying all: there are few."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
     statistics = _statistics_like(state)
+    weight = state.get("projection.weight")
+    projection = 0 if weight is None else weight.shape[-1]
     sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
     for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
         if backbone not in RESNETS and BRIDGE_ENTERS[bridge] != "layer2":
             continue
-        config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes)
+        config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
         with torch.device("meta"):  # shapes only, nothing is allocated
             model = RetinaFace(config, statistics)
         if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:

@@ -28,6 +28,7 @@ class ModelConfig:
     channels: int = 256  # of the latent
     stride: int = 16  # picture pixels per latent cell
     prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
+    projection: int = 0  # channels after a 1x1 convolution of each codec model's own, before the bridge; 0: none
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -37,6 +38,8 @@ class ModelConfig:
         ):
             if value not in allowed:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
+        if self.projection < 0 or (self.projection and self.input == "picture"):
+            raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
         if self.input == "picture" and self.backbone not in RESNETS:
             raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
         if self.enters != "layer2" and self.backbone not in RESNETS:

@@ -2,6 +2,7 @@
 
     latents [B, C, h, w], rates [B]
       -> normalisation          per model index or rate
+      -> projection             where wanted: a 1x1 convolution for each of those
       -> bridge                 [B, E, h * 16 / 4, w * 16 / 4] for a codec of stride 16 and a ResNet
       -> pruned backbone        strides 8, 16, 32
       -> feature pyramid, a context head per level
@@ -22,7 +23,7 @@ from latentface.model.backbone import LightBackbone, PictureStem, PrunedResNet, 
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import ModelConfig
 from latentface.model.neck import ContextHead, FeaturePyramid
-from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation
+from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation, RowProjection
 
 NECK_CHANNELS = {"resnet18": 128, "resnet34": 128, "resnet50": 256, "light": 64}
 LEVEL_STRIDES = (8, 16, 32)
@@ -31,6 +32,9 @@ LANDMARKS = 5
 
 class RetinaFace(nn.Module):
     """The detector. Whoever runs it hands it raw latents and the rate."""
+
+    projection: RowProjection
+    normalisation: LatentNormalisation | PictureNormalisation
 
     def __init__(
         self, config: ModelConfig, statistics: LatentStatistics | None = None, backbone_weights: str = "none"
@@ -44,13 +48,15 @@ class RetinaFace(nn.Module):
         else:
             resnet = build_resnet(config.backbone, backbone_weights)
             self.backbone = PrunedResNet(resnet, config.enters)
-        self.normalisation: LatentNormalisation | PictureNormalisation
         self.entry: nn.Module
         if config.input == "picture":
             self.normalisation, self.entry = PictureNormalisation(), PictureStem(resnet)
         else:
-            self.normalisation = LatentNormalisation(statistics or LatentStatistics.neutral(config.channels, RATES))
+            statistics = statistics or LatentStatistics.neutral(config.channels, RATES)
+            self.normalisation = LatentNormalisation(statistics)
             self.entry = self._bridge()
+            if config.projection:
+                self.projection = RowProjection(len(statistics.mean), config.channels, config.projection)
         for level_stride, sizes in zip(LEVEL_STRIDES, config.prior_sizes, strict=True):
             self.register_buffer(f"prior_sizes_{level_stride}", torch.tensor(sizes))  # a state dict tells them too
         channels = NECK_CHANNELS[config.backbone]
@@ -68,7 +74,8 @@ class RetinaFace(nn.Module):
                 f"a latent of stride {self.config.stride} cannot feed {self.config.backbone}: "
                 f"the stride has to be {self.backbone.entry_stride} times a power of two"
             )
-        return BRIDGES[self.config.bridge](self.config.channels, self.backbone.entry_channels, scale)
+        channels = self.config.projection or self.config.channels
+        return BRIDGES[self.config.bridge](channels, self.backbone.entry_channels, scale)
 
     def _heads(self, channels: int, values: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Conv2d(channels, len(sizes) * values, 1) for sizes in self.config.prior_sizes)
@@ -79,13 +86,22 @@ class RetinaFace(nn.Module):
         `scores` [B, A, 2] logits (background, face), `boxes` [B, A, 4] and `landmarks` [B, A, 10] offsets relative to
         the priors. The twin takes RGB [B, 3, H, W] 0..255 in place of latents.
         """
-        x = self.entry(self.normalisation(latents, rates, model_indices))
-        levels = self.neck(self.backbone(x))
+        return self.predictions(self.neck_levels(latents, rates, model_indices))
+
+    def neck_levels(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> list[Tensor]:
+        """What the neck makes of latents at strides 8, 16, 32: [B, N, H / s, W / s] each."""
+        x = self.normalisation(latents, rates, model_indices)
+        if self.config.projection:
+            x = self.projection(x, self.normalisation.rows(rates, model_indices))
+        return self.neck(self.backbone(self.entry(x)))
+
+    def predictions(self, levels: list[Tensor]) -> dict[str, Tensor]:
+        """Neck levels -> what `forward` gives."""
         levels = [context(level) for context, level in zip(self.context, levels, strict=True)]
         return {
-            "scores": _gather(levels, self.class_heads, 2),
-            "boxes": _gather(levels, self.box_heads, 4),
-            "landmarks": _gather(levels, self.landmark_heads, 2 * LANDMARKS),
+            "scores": gather(levels, self.class_heads, 2),
+            "boxes": gather(levels, self.box_heads, 4),
+            "landmarks": gather(levels, self.landmark_heads, 2 * LANDMARKS),
         }
 
     def picture_size(self, rows: int, columns: int) -> tuple[int, int]:
@@ -99,7 +115,7 @@ class RetinaFace(nn.Module):
         return priors(shapes, LEVEL_STRIDES, self.config.prior_sizes, device)
 
 
-def _gather(levels: list[Tensor], heads: nn.ModuleList, values: int) -> Tensor:
+def gather(levels: list[Tensor], heads: nn.ModuleList, values: int) -> Tensor:
     """[B, sizes * values, h, w] of each level -> [B, A, values], in the order of the priors."""
     maps = [head(level).permute(0, 2, 3, 1) for head, level in zip(heads, levels, strict=True)]
     return torch.cat([m.reshape(m.shape[0], -1, values) for m in maps], dim=1)

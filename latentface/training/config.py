@@ -56,6 +56,10 @@ class TrainConfig:
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
+    projection: int = option(0, "channels of a 1x1 convolution of each codec model's own before the bridge; 0: none")
+    teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
+    photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
+    average: float = option(0.0, "validate and keep a moving average of the weights, e.g. 0.998 per step; 0: none")
     optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
     schedule: str = option(
         "step",
@@ -84,11 +88,26 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+        if not 0 <= self.average < 1:
+            raise LatentFaceError(f"--average {self.average}: a decay per step, 0 or more and under 1")
+        if bool(self.teacher) != bool(self.photographs):
+            raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
-        for name in ("lr", "min_face", "crop", "warmup", "weight_decay", "max_hours", "save_minutes", "seed"):
+        numbers = (
+            "lr",
+            "min_face",
+            "crop",
+            "warmup",
+            "weight_decay",
+            "max_hours",
+            "save_minutes",
+            "seed",
+            "projection",
+        )
+        for name in numbers:
             if not getattr(self, name) >= 0:  # refuses NaN too
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches, LatentBatch
@@ -27,9 +28,10 @@ from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
+from latentface.training.distillation import Distillation
 from latentface.training.journal import Journal
 from latentface.training.schedule import learning_rate_factor
-from latentface.training.state import LOSS_TERMS, Order, Progress, load_state, save_state
+from latentface.training.state import Order, Progress, load_state, save_state
 from latentface.training.stopping import StopRequest
 from latentface.training.validation import validate
 
@@ -47,12 +49,19 @@ class Run:
     batches: EpochBatches
     loader: DataLoader
     model: RetinaFace
+    average: AveragedModel | None
     loss: MultiTaskLoss
+    distillation: Distillation | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     progress: Progress
     order: Order
     journal: Journal
+
+    @property
+    def judged(self) -> RetinaFace:
+        """What is validated and kept: the moving average of the weights where there is one."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
 
 def train(config: TrainConfig) -> Path:
@@ -70,11 +79,13 @@ def train(config: TrainConfig) -> Path:
     model = setup.build_model(config, dataset).to(device)
     if config.compile:
         model.compile()  # in place: names of weights and everything else stay as they are
+    average = setup.build_average(config, model)
+    distillation = setup.build_distillation(config, model, device)
     optimizer = setup.build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     folder = setup.experiment_folder(config)
     order = Order(tuple(dataset.rates), len(dataset), config.batch_size, config.accumulate, config.seed)
-    progress = load_state(folder, model, optimizer, scaler, order) if config.resume else Progress()
+    progress = load_state(folder, model, average, optimizer, scaler, order) if config.resume else Progress()
     if progress.epoch >= config.epochs and (folder / "weight_final.pth").is_file():
         print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give --epochs to go on", flush=True)
         return folder
@@ -83,8 +94,8 @@ def train(config: TrainConfig) -> Path:
     settings = setup.save_settings(config, folder)
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
     run = Run(
-        config, folder, device, precision, dataset, validation, batches, loader, model, MultiTaskLoss(), optimizer,
-        scaler, progress, order, journal,
+        config, folder, device, precision, dataset, validation, batches, loader, model, average, MultiTaskLoss(),
+        distillation, optimizer, scaler, progress, order, journal,
     )  # fmt: skip
     print(f"experiment directory: {folder}", flush=True)
     try:
@@ -97,7 +108,7 @@ def train(config: TrainConfig) -> Path:
 def fit(run: Run) -> None:
     """Epochs until the last, or until asked to stop; every way out leaves a state to continue from."""
     if run.validation is not None and run.progress.epoch < run.config.epochs:
-        validate(run.model, run.validation, run.config, run.precision, batches=2)  # fail now, not after an epoch
+        validate(run.judged, run.validation, run.config, run.precision, batches=2)  # fail now, not after an epoch
     _save_state(run)  # from here on there is something to resume from
     with StopRequest(run.config.max_hours) as stop:
         while run.progress.epoch < run.config.epochs:
@@ -107,7 +118,7 @@ def fit(run: Run) -> None:
                 print(f"stopped: {stop.reason}. Continue with --resume {run.folder}", flush=True)
                 return
             _finish_epoch(run)
-    save_checkpoint(run.folder / "weight_final.pth", run.model, _facts(run, run.journal.rows[-1]))
+    save_checkpoint(run.folder / "weight_final.pth", run.judged, _facts(run, run.journal.rows[-1]))
     print(f"done: {run.folder / 'weight_final.pth'}", flush=True)
 
 
@@ -146,6 +157,8 @@ def _step(run: Run, group: list[LatentBatch]) -> None:
         run.progress.add(values, pictures=len(batch.names), batches=1)
     run.scaler.step(run.optimizer)
     run.scaler.update()
+    if run.average is not None:
+        run.average.update_parameters(run.model)
 
 
 def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
@@ -154,15 +167,23 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     targets = Targets(batch.boxes, batch.landmarks, batch.valid, batch.ignore | too_low).to(run.device)
     rates = batch.rates.to(run.device, non_blocking=True)
     indices = batch.model_indices.to(run.device, non_blocking=True)
-    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
-        predictions = run.model(latents, rates, indices)
     rows, columns = latents.shape[-2:]
-    return run.loss(predictions, targets, run.model.priors(rows, columns, run.device))
+    priors = run.model.priors(rows, columns, run.device)
+    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
+        levels = run.model.neck_levels(latents, rates, indices)
+        predictions = run.model.predictions(levels)
+    losses = run.loss(predictions, targets, priors)
+    if run.distillation is None or batch.pictures is None:
+        return losses
+    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
+        seen = run.distillation.look(batch.pictures, run.device)
+    taught = run.distillation(levels, predictions, *seen)
+    return losses | taught | {"total": losses["total"] + sum(taught.values())}
 
 
 def _finite_values(losses: dict[str, Tensor], run: Run, batch: LatentBatch) -> dict[str, float]:
-    numbers = torch.stack([losses[name].detach() for name in LOSS_TERMS]).tolist()  # one transfer
-    values = dict(zip(LOSS_TERMS, numbers, strict=True))
+    numbers = torch.stack([loss.detach() for loss in losses.values()]).tolist()  # one transfer
+    values = dict(zip(losses, numbers, strict=True))
     if not math.isfinite(values["total"]):
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
         raise LatentFaceError(
@@ -192,20 +213,20 @@ def _finish_epoch(run: Run) -> None:
     row: dict[str, Any] = {
         "epoch": epoch,
         "loss": progress.sums["total"] / progress.pictures,
-        **{f"loss_{name}": progress.sums[name] / progress.pictures for name in LOSS_TERMS[1:]},
+        **{f"loss_{name}": value / progress.pictures for name, value in progress.sums.items() if name != "total"},
         "lr": run.optimizer.param_groups[0]["lr"],
         "seconds": progress.seconds,
         "pictures_per_second": progress.pictures / progress.seconds,
     }
     if run.validation is not None and (epoch % run.config.val_every == 0 or epoch == run.config.epochs):
-        row["val_ap"] = validate(run.model, run.validation, run.config, run.precision)
+        row["val_ap"] = validate(run.judged, run.validation, run.config, run.precision)
     score = _score(run, row)
     progress.next_epoch()
     facts = _facts(run, row)
-    save_checkpoint(run.folder / f"weight_{epoch}.pth", run.model, facts)
+    save_checkpoint(run.folder / f"weight_{epoch}.pth", run.judged, facts)
     if score is not None and score > progress.best:
         progress.best = score
-        save_checkpoint(run.folder / "weight_best.pth", run.model, facts)
+        save_checkpoint(run.folder / "weight_best.pth", run.judged, facts)
     run.journal.add(row)
     _save_state(run)
     _print_epoch(run, row)
@@ -219,9 +240,9 @@ def _score(run: Run, row: dict[str, Any]) -> float | None:
 
 
 def _print_epoch(run: Run, row: dict[str, Any]) -> None:
+    terms = ", ".join(f"{name[5:]} {value:.3f}" for name, value in row.items() if name.startswith("loss_"))
     line = (
-        f"epoch {row['epoch']}/{run.config.epochs}  loss {row['loss']:.3f} (classes {row['loss_classes']:.3f}, boxes "
-        f"{row['loss_boxes']:.3f}, landmarks {row['loss_landmarks']:.3f})  lr {row['lr']:.2g}  "
+        f"epoch {row['epoch']}/{run.config.epochs}  loss {row['loss']:.3f} ({terms})  lr {row['lr']:.2g}  "
         f"{row['seconds']:.0f} s, {row['pictures_per_second']:.1f} pictures/s"
     )
     for rate, ap in row.get("val_ap", {}).items():
@@ -242,4 +263,4 @@ def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save_state(run: Run) -> None:
-    save_state(run.folder, run.model, run.optimizer, run.scaler, run.progress, run.order)
+    save_state(run.folder, run.model, run.average, run.optimizer, run.scaler, run.progress, run.order)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches, collate
@@ -24,7 +25,9 @@ from latentface.model.faces import Thresholds
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.distillation import Distillation
 from latentface.training.state import STATE_NAME
+from latentface.training.teacher import load_teacher
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -66,7 +69,14 @@ def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -
             f"{latent_dir}: no such folder; --dataset_root has to hold {split}/latent/<picture>/{config.latent_type}"
         )
     dataset = NestedLatentWiderFaceDataset(
-        latent_dir, labels or find_labels(latent_dir), config.used_rates, crop, config.seed, frame, config.stride
+        latent_dir,
+        labels or find_labels(latent_dir),
+        config.used_rates,
+        crop,
+        config.seed,
+        frame,
+        config.stride,
+        Path(config.photographs) if config.photographs and split == "train" else None,
     )
     if not any(len(picture.labels.boxes) for picture in dataset.pictures):
         raise LatentFaceError(f"{dataset.label_file}: not one face in it; look at its format")
@@ -124,6 +134,7 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         channels=measured.mean.shape[1],
         stride=dataset.stride,
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
+        projection=config.projection,
     )
     start_over = bool(config.weight or config.resume or config.model == "light")  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
@@ -136,6 +147,21 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         learned = {name: t for name, t in checkpoint.state.items() if not name.startswith("normalisation.")}
         load_strictly(model, learned | own, config.weight)
     return model
+
+
+def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.device) -> Distillation | None:
+    if not config.teacher:
+        return None
+    distillation = Distillation(load_teacher(config.teacher).to(device))
+    distillation.check(model.config)
+    return distillation
+
+
+def build_average(config: TrainConfig, model: RetinaFace) -> AveragedModel | None:
+    """The moving average of the weights, batch statistics included."""
+    if not config.average:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
 
 
 def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optimizer:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_plain, load_strictly, save_atomically
 from latentface.model.retinaface import RetinaFace
 
 STATE_NAME = "state.pth"
-LOSS_TERMS = ("total", "classes", "boxes", "landmarks")
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Progress:
     pictures: int = 0  # seen in that epoch
     seconds: float = 0.0  # spent in that epoch, all its parts together
     best: float = -1.0
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSS_TERMS, 0.0))  # of losses x pictures
+    sums: dict[str, float] = field(default_factory=dict)  # of losses x pictures
 
     def add(self, losses: dict[str, float], pictures: int, batches: int) -> None:
         self.batch += batches
         self.pictures += pictures
-        for name in LOSS_TERMS:
-            self.sums[name] += losses[name] * pictures
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + loss * pictures
 
     def next_epoch(self) -> None:
         fresh = Progress(epoch=self.epoch + 1, best=self.best)
@@ -52,6 +52,7 @@ class Order:
 def save_state(
     folder: Path,
     model: RetinaFace,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
@@ -59,6 +60,7 @@ def save_state(
 ) -> None:
     content: dict[str, Any] = {
         "model": model.state_dict(),
+        "average": average.state_dict() if average is not None else {},
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "progress": asdict(progress),
@@ -68,7 +70,12 @@ def save_state(
 
 
 def load_state(
-    folder: Path, model: RetinaFace, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, order: Order
+    folder: Path,
+    model: RetinaFace,
+    average: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    order: Order,
 ) -> Progress:
     """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run.
 
@@ -86,6 +93,8 @@ def load_state(
                     f"{folder} was stopped with {name} {before}, now it is {now}: resume with the same"
                 )
         load_strictly(model, content["model"], str(path))
+        if average is not None:
+            average.load_state_dict(content["average"])
         optimizer.load_state_dict(content["optimizer"])
         scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,0 +1,93 @@
+"""Learning from a teacher that looks at the picture: what its neck holds, and what it predicts for every prior.
+
+Both detectors have the same levels and priors, so everything corresponds one to one. Features as in detection losses
+for codecs (mean squared error between neck levels), outputs by the quality focal loss (Li et al. 2020, eq. 6) on the
+teacher's probabilities: no mining, and easy background does not drown the faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentface.errors import LatentFaceError
+from latentface.model.config import ModelConfig
+from latentface.training.teacher import Teacher
+
+SURE = 0.3  # probability from which the teacher's boxes and landmarks are worth learning
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """`distillation(...)` -> terms to be added to the loss, each a scalar tensor."""
+
+    teacher: Teacher
+    feature_weight: float = 1.0
+    output_weight: float = 1.0
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises LatentFaceError where teacher and student do not correspond."""
+        if tuple(map(tuple, self.teacher.prior_sizes)) != tuple(map(tuple, config.prior_sizes)):
+            raise LatentFaceError("--teacher has other priors than --prior_sizes; they have to be the same")
+
+    @torch.no_grad()
+    def look(self, pictures: Tensor, device: torch.device) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """uint8 [B, 3, H, W] -> the teacher's neck levels and predictions."""
+        pictures = pictures.to(device, non_blocking=True).float()
+        levels = self.teacher.neck_levels(pictures)
+        return levels, {name: value.float() for name, value in self.teacher.predictions(levels).items()}
+
+    def __call__(
+        self,
+        levels: list[Tensor],
+        predictions: dict[str, Tensor],
+        teacher_levels: list[Tensor],
+        teacher_predictions: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Student's and teacher's neck levels [B, N, h, w] and predictions -> `features` and `outputs`."""
+        face = torch.sigmoid(log_odds(teacher_predictions["scores"]))  # [B, A]
+        return {
+            "features": self.feature_weight * feature_loss(levels, teacher_levels, face),
+            "outputs": self.output_weight * output_loss(predictions, teacher_predictions, face),
+        }
+
+
+def log_odds(scores: Tensor) -> Tensor:
+    """Logits [B, A, 2] (background, face) -> the face's log-odds [B, A]."""
+    return scores[..., 1] - scores[..., 0]
+
+
+def feature_loss(levels: list[Tensor], goals: list[Tensor], face: Tensor) -> Tensor:
+    """Mean squared error relative to the teacher's variance, half of it over all positions, half where faces are.
+
+    The student's first channels stand for the teacher's; whatever it has more is its own. `face` [B, A] is the
+    teacher's probability of a face for every prior.
+    """
+    total, start = face.new_zeros(()), 0
+    for level, goal in zip(levels, goals, strict=True):
+        batch, channels, rows, columns = goal.shape
+        per_cell = (face.shape[1] - start) if level is levels[-1] else 2 * rows * columns
+        weight = face[:, start : start + per_cell].reshape(batch, rows * columns, -1).amax(dim=2)  # [B, h * w]
+        start += per_cell
+        error = (level[:, :channels].float() - goal.float()).square().mean(dim=1).flatten(1)  # [B, h * w]
+        variance = goal.float().var().clamp(min=1e-6)
+        near = (error * weight).sum() / weight.sum().clamp(min=1.0)
+        total = total + (error.mean() + near) / (2 * variance)
+    return total / len(levels)
+
+
+def output_loss(predictions: dict[str, Tensor], goals: dict[str, Tensor], face: Tensor) -> Tensor:
+    """Quality focal loss of the scores, smooth L1 of boxes and landmarks where the teacher is sure."""
+    odds = log_odds(predictions["scores"].float())
+    distance = (face - torch.sigmoid(odds)).square()
+    classes = distance * F.binary_cross_entropy_with_logits(odds, face, reduction="none")
+    classes = classes.sum() / face.sum().clamp(min=1.0)
+    sure = torch.where(face > SURE, face, 0.0)
+    offsets = [
+        (F.smooth_l1_loss(predictions[name].float(), goals[name], reduction="none").sum(dim=2) * sure).sum()
+        for name in ("boxes", "landmarks")
+    ]
+    return classes + sum(offsets) / sure.sum().clamp(min=1.0)
