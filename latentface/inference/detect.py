@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
+from latentface.inference.pretrained import pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces
 from latentface.options import option
@@ -39,7 +41,7 @@ class DetectConfig:
         (), "latents (.npy), folders of them, packed splits, or photographs with --codec", positional=True
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
-    weight: str = option("", "checkpoint, e.g. weight_final.pth")
+    weight: str = option("", "checkpoint, e.g. weight_final.pth; empty: the light detector that comes along")
     network: str = option("", "backbone that the checkpoint has to hold, e.g. resnet50; empty: whatever it holds")
     conf: float = option(0.5, "lowest confidence of a face, 0 to 1")
     nms: float = option(0.4, "IoU from which the weaker of two boxes goes")
@@ -63,8 +65,6 @@ class DetectConfig:
             raise LatentFaceError(f"--conf {self.conf} --nms {self.nms}: both lie between 0 and 1")
         if not self.inputs and not self.latent:
             raise LatentFaceError("nothing to look at: give latents, folders or photographs; see --help")
-        if not self.weight:
-            raise LatentFaceError("missing: --weight, a checkpoint such as weight_final.pth")
         if self.batch_size < 1 or not 16 <= self.size <= 16384:
             raise LatentFaceError("--batch_size has to be 1 or more and --size 16 to 16384")
 
@@ -96,7 +96,8 @@ class Source:
 
 def run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
-    detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    weight = config.weight or pretrained(_codec_of_inputs(config))
+    detector = Detector.load(weight, network=config.network or None, device=config.device)
     codec = open_codec(config.codec, config.codec_weights or None) if config.codec else None
     paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
     if config.image and len(paths) > 1:
@@ -129,6 +130,22 @@ def run(config: DetectConfig) -> int:
     )
     print(f"{faces_found} faces in {pictures}; results in {config.out}/")
     return 0 if looked_at else 2
+
+
+def _codec_of_inputs(config: DetectConfig) -> str:
+    """The codec to take weights for: as told, else as the first manifest says, else JPEG AI, with a line."""
+    if config.codec:
+        return config.codec
+    for name in (*config.inputs, *config.latent):
+        path = Path(name).resolve()
+        for folder in (path, *list(path.parents)[:3]):
+            packed = (folder / PACK_NAME).is_file()
+            rows = _packed(folder).rows if packed else _manifest(folder / MANIFEST_NAME)
+            codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
+            if codecs:
+                return codecs.pop()
+    print("no manifest says which codec made this: taken for jpegai; --codec says otherwise", file=sys.stderr)
+    return "jpegai"
 
 
 def _readable(

@@ -95,7 +95,8 @@ class RowProjection(nn.Module):
         """`rows` [B] as from `LatentNormalisation.rows`."""
         height, width = x.shape[2:]
         cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h * w, C], a view where channels are last
-        projected = torch.bmm(cells, self.weight[rows]).unflatten(1, (height, width))
+        chosen = self.weight.index_select(0, rows)  # not weight[rows], whose gradient adds up in any order
+        projected = torch.bmm(cells, chosen).unflatten(1, (height, width))
         return torch.relu(self.norm(projected.permute(0, 3, 1, 2)))
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from latentface.errors import LatentFaceError
 from latentface.model.config import ModelConfig
+from latentface.model.retinaface import NECK_CHANNELS
 from latentface.training.teacher import Teacher
 
 SURE = 0.3  # probability from which the teacher's boxes and landmarks are worth learning
@@ -32,6 +33,12 @@ class Distillation:
         """Raises LatentFaceError where teacher and student do not correspond."""
         if tuple(map(tuple, self.teacher.prior_sizes)) != tuple(map(tuple, config.prior_sizes)):
             raise LatentFaceError("--teacher has other priors than --prior_sizes; they have to be the same")
+        wide, narrow = self.teacher.neck_channels, NECK_CHANNELS[config.backbone]
+        if wide > narrow:
+            raise LatentFaceError(
+                f"--teacher has a neck of {wide} channels, {config.backbone} one of {narrow}: take a larger model, or "
+                "a teacher with a neck as narrow"
+            )
 
     @torch.no_grad()
     def look(self, pictures: Tensor, device: torch.device) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -18,7 +18,7 @@ from latentface.model.bridge import convolution
 from latentface.model.checkpoint import load_checkpoint, load_plain
 from latentface.model.config import PRIOR_SIZES
 from latentface.model.neck import ContextHead, FeaturePyramid
-from latentface.model.retinaface import LANDMARKS, RetinaFace, gather
+from latentface.model.retinaface import LANDMARKS, NECK_CHANNELS, RetinaFace, gather
 
 SLOPE = 0.1
 MEAN_BGR = (104.0, 117.0, 123.0)
@@ -28,6 +28,7 @@ class MobileNetRetinaFace(nn.Module):
     """RetinaFace on a quarter-width MobileNetV1 (Howard et al. 2017): 0.44 M parameters, 1.0 GMAC at 640x640."""
 
     prior_sizes = PRIOR_SIZES
+    neck_channels = 64
     mean: Tensor
 
     def __init__(self) -> None:
@@ -74,7 +75,7 @@ class TwinTeacher(nn.Module):
     def __init__(self, twin: RetinaFace) -> None:
         super().__init__()
         self.twin = twin
-        self.prior_sizes = twin.config.prior_sizes
+        self.prior_sizes, self.neck_channels = twin.config.prior_sizes, NECK_CHANNELS[twin.config.backbone]
 
     def neck_levels(self, pictures: Tensor) -> list[Tensor]:
         """As `MobileNetRetinaFace.neck_levels`."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation
+from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation, RowProjection
 
 # Rates 25 and 50 share a network, 75 has one of its own; row 2 belongs to a network that no rate uses by default.
 STATISTICS = LatentStatistics(
@@ -110,3 +110,13 @@ def test_pictures_get_the_range_of_imagenet():
     assert torch.allclose(found[0], torch.zeros(3), atol=1e-6)
     assert torch.allclose(found[1], torch.tensor([1, 0.229 / 0.224, 0.229 / 0.225]))
     assert normalisation.known_rates == ()
+
+
+def test_projection_has_filters_of_its_own_for_each_row() -> None:
+    torch.manual_seed(0)
+    projection = RowProjection(2, 5, 3).eval()
+    x = torch.randn(3, 5, 4, 6)
+    found = projection(x, torch.tensor([1, 0, 1]))
+    for sample, row in enumerate((1, 0, 1)):
+        wanted = torch.relu(torch.einsum("chw,cp->phw", x[sample], projection.weight[row]) / (1 + 1e-5) ** 0.5)
+        torch.testing.assert_close(found[sample], wanted)

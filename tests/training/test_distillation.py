@@ -1,0 +1,181 @@
+"""Learning from a teacher: its file, its loss, and the pictures that it looks at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentface.apps.demo import DemoConfig, draw_split
+from latentface.data.batches import SampleKey, collate
+from latentface.data.encode import EncodeConfig, encode
+from latentface.data.labels import read_labels
+from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.pictures import find_pictures, read_picture, render, whole_row
+from latentface.data.sizes import view_labels
+from latentface.errors import LatentFaceError
+from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
+from latentface.files import base_name
+from latentface.model.anchors import make_priors
+from latentface.model.checkpoint import load_checkpoint, save_checkpoint
+from latentface.model.config import ModelConfig
+from latentface.model.faces import Thresholds
+from latentface.model.postprocess import postprocess
+from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
+from latentface.training.distillation import Distillation, feature_loss, output_loss
+from latentface.training.teacher import MobileNetRetinaFace, load_teacher
+
+
+def test_features_are_compared_relative_to_the_teachers_variance_and_weighted_to_faces() -> None:
+    goal = torch.tensor([[[[1.0, -1.0]]]])  # [1, 1, 1, 2]: variance 2 (unbiased)
+    level = torch.tensor([[[[1.0, 1.0]], [[9.0, 9.0]]]])  # a second channel of its own, which is not looked at
+    face = torch.tensor([[0.0, 0.0, 0.5, 1.0]])  # two priors at each of two positions: 0 and 1 at most
+    # squared errors 0 and 4: mean 2, where faces are 4; (2 + 4) / (2 * 2)
+    assert feature_loss([level], [goal], face).item() == pytest.approx(1.5)
+
+
+def test_outputs_by_hand() -> None:
+    face = torch.tensor([[0.8, 0.1]])
+    odds = torch.tensor([[0.0, 0.0]])  # the student says 0.5 to both
+    scores = torch.stack([torch.zeros(1, 2), odds], dim=-1)
+    predictions = {"scores": scores, "boxes": torch.zeros(1, 2, 4), "landmarks": torch.zeros(1, 2, 10)}
+    goals = {"boxes": torch.full((1, 2, 4), 2.0), "landmarks": torch.zeros(1, 2, 10)}
+    classes = (0.3**2 * math.log(2) + 0.4**2 * math.log(2)) / 1.0  # weights sum to 0.9, at least 1 divides
+    boxes = 0.8 * 4 * 1.5 / 1.0  # smooth L1 of 2 is 1.5; the second prior is not sure enough to count
+    assert output_loss(predictions, goals, face).item() == pytest.approx(classes + boxes)
+
+
+def test_an_equal_student_is_told_nothing() -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 3, side, side) for side in (4, 2, 1)]
+    odds = torch.full((2, 2 * 21), 40.0)  # sure of everything: no entropy is left
+    scores = torch.stack([torch.zeros_like(odds), odds], dim=-1)
+    outputs = {"scores": scores, "boxes": torch.randn(2, 42, 4), "landmarks": torch.randn(2, 42, 10)}
+    assert feature_loss(levels, levels, torch.sigmoid(odds)).item() == 0
+    assert output_loss(outputs, outputs, torch.sigmoid(odds)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_published_detector_finds_the_faces_of_real_pictures(shared: Path) -> None:
+    teacher = load_teacher(shared / "peers" / "retinaface_mobilenet025.pth")
+    labels = read_labels(shared / "wider" / "dev" / "labels.txt")
+    priors = make_priors(((40, 40), (20, 20), (10, 10)), LEVEL_STRIDES, teacher.prior_sizes, torch.device("cpu"))
+    results = []
+    for path in find_pictures(shared / "wider" / "dev" / "images")[::16]:
+        rgb = read_picture(path)
+        row = whole_row(path.name, rgb.shape[1], rgb.shape[0], 320, "pad", 16)
+        picture = torch.from_numpy(render(rgb, row)).permute(2, 0, 1)[None].float()
+        with torch.inference_mode():
+            output = teacher.predictions(teacher.neck_levels(picture))
+        faces = postprocess(output, priors, width=320, height=320, thresholds=Thresholds())[0]
+        truth = view_labels(labels[base_name(path.name)], row)
+        result = PictureResult(faces.boxes, faces.scores, faces.landmarks, truth.boxes, truth.landmarks, truth.ignore)
+        results.append(result)
+    assert evaluate_pictures(results, min_height=16).ap > 0.6  # of 31 pictures at half the usual size; 0.0 if miswired
+
+
+def test_files_that_are_no_teachers(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "latents.pth", RetinaFace(ModelConfig("light", "shuffle")), {})
+    with pytest.raises(LatentFaceError, match="a detector of latents; a teacher looks at pictures"):
+        load_teacher(tmp_path / "latents.pth")
+    torch.save({"module.body.stage1.0.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(LatentFaceError, match="not the weights of RetinaFace with MobileNetV1"):
+        load_teacher(tmp_path / "other.pth")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ROOT with photos/train and train/: six drawn pictures and a crop of each, encoded by dct with a manifest."""
+    root = tmp_path_factory.mktemp("photographs")
+    settings = DemoConfig(out=str(root), pictures=6, held_out=1, size=96)
+    draw_split(root / "photos" / "train", "train", 6, settings)
+    images, labels = str(root / "photos" / "train"), str(root / "photos" / "train" / "labels.txt")
+    encode(
+        EncodeConfig(images=images, labels=labels, out=str(root / "train"), rates=(75,), size=96, crops=1, workers=1)
+    )
+    return root
+
+
+def test_samples_hold_the_picture_that_was_encoded(photographs: Path) -> None:
+    options = {"rates": (75,), "photographs": photographs / "photos" / "train"}
+    dataset = NestedLatentWiderFaceDataset.of_split(photographs / "train", **options)
+    from latentface.codecs.dct import DctCodec
+
+    for index, picture in enumerate(dataset.pictures):
+        sample = dataset[index]
+        again = DctCodec().encode_rates(sample.picture, [75], picture.row.content_width * picture.row.content_height)[0]
+        np.testing.assert_array_equal(again.array, sample.latent)
+    batch = collate([dataset[0], dataset[1]])
+    np.testing.assert_array_equal(batch.pictures[1].numpy(), dataset[1].picture.transpose(2, 0, 1))
+
+
+def test_a_crop_of_cells_is_the_same_part_of_the_picture(photographs: Path) -> None:
+    options = {"rates": (75,), "photographs": photographs / "photos" / "train", "crop": 2}
+    dataset = NestedLatentWiderFaceDataset.of_split(photographs / "train", **options)
+    whole = dataset[0]
+    part = dataset[SampleKey(0, epoch=3)]
+    places = [(y, x) for y in range(5) for x in range(5)]
+    found = [
+        (y, x) for y, x in places
+        if np.array_equal(whole.latent[:, y : y + 2, x : x + 2], part.latent)
+        and np.array_equal(whole.picture[16 * y : 16 * y + 32, 16 * x : 16 * x + 32], part.picture)
+    ]  # fmt: skip
+    assert len(found) == 1
+
+
+def test_photographs_that_are_missing(photographs: Path, drawn_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(LatentFaceError, match="no photograph of"):
+        NestedLatentWiderFaceDataset.of_split(photographs / "train", photographs=tmp_path)
+    with pytest.raises(LatentFaceError, match="no manifest says where it lies"):
+        NestedLatentWiderFaceDataset.of_split(drawn_dataset / "train", photographs=photographs / "photos" / "train")
+
+
+def test_a_student_is_taught_averaged_and_resumed(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentface.training.config import TrainConfig
+    from latentface.training.journal import read_rows
+    from latentface.training.loop import train
+
+    torch.manual_seed(0)
+    teacher = MobileNetRetinaFace().eval().requires_grad_(False)
+    monkeypatch.setattr("latentface.training.setup.load_teacher", lambda path: teacher)
+
+    def settings(epochs: int, out: Path, resume: bool = False) -> TrainConfig:
+        return TrainConfig(
+            dataset_root=str(photographs), model="light", bridge="deep", projection=32, no_wandb=True, workers=0,
+            teacher="teacher.pth", photographs=str(photographs / "photos" / "train"), average=0.5, epochs=epochs,
+            batch_size=4, resume=str(out) if resume else "", out="" if resume else str(out), precision="float32",
+            schedule="step", optimizer="adamw", warmup=0.0,
+        )  # fmt: skip
+
+    train(settings(2, tmp_path / "whole"))
+    train(settings(1, tmp_path / "parts"))
+    train(settings(2, tmp_path / "parts", resume=True))
+    one, two = (load_checkpoint(tmp_path / name / "weight_final.pth") for name in ("whole", "parts"))
+    assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
+    row = read_rows(tmp_path / "whole" / "metrics.jsonl")[-1]
+    assert row["loss_features"] > 0
+    assert row["loss_outputs"] > 0
+    trained = torch.load(tmp_path / "whole" / "state.pth", weights_only=True)["model"]
+    assert not torch.equal(trained["entry.block.conv1.weight"], one.state["entry.block.conv1.weight"])  # the average
+
+
+def test_a_teacher_that_is_wider_than_the_student(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "twin.pth", RetinaFace(ModelConfig("resnet18", input="picture")), {})
+    distillation = Distillation(load_teacher(tmp_path / "twin.pth"))
+    distillation.check(ModelConfig("resnet50"))
+    with pytest.raises(LatentFaceError, match="neck of 128 channels, light one of 64"):
+        distillation.check(ModelConfig("light", "shuffle"))
+    levels, outputs = distillation.look(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.device("cpu"))
+    assert [tuple(level.shape) for level in levels] == [(1, 128, 8, 8), (1, 128, 4, 4), (1, 128, 2, 2)]
+    assert outputs["scores"].shape == (1, 168, 2)
+
+
+def test_teacher_and_photographs_belong_together() -> None:
+    from latentface.training.config import TrainConfig
+
+    with pytest.raises(LatentFaceError, match="--teacher and --photographs belong together"):
+        TrainConfig(teacher="twin.pth")
