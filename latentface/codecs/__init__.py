@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from latentface.codecs.base import Codec
 
-CODECS = ("dct", "jpegai")
+CODECS = ("dct", "jpegai", "pixels")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -30,6 +30,10 @@ def open_codec(
         from latentface.codecs.dct import DctCodec
 
         return DctCodec()
+    if name == "pixels":
+        from latentface.codecs.pixels import PixelCodec
+
+        return PixelCodec()
     if name == "jpegai":
         if weights is None:
             raise LatentFaceError(

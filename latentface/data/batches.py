@@ -27,7 +27,7 @@ class LatentSample:
     """One latent and its faces."""
 
     name: str
-    latent: np.ndarray  # [C, h, w], raw as stored: float32, of a packed set also float16 or int8
+    latent: np.ndarray  # [C, h, w], raw: float32, of a packed set also float16 or int8, of pixels uint8
     rate: int
     model_index: int  # -1: unknown
     boxes: np.ndarray  # float32 [N, 4] x1 y1 x2 y2, picture pixels

@@ -26,6 +26,7 @@ import torch
 
 from latentface.codecs import PRECISIONS, open_codec
 from latentface.codecs.base import RATES, Codec
+from latentface.codecs.pixels import DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
@@ -49,7 +50,7 @@ class EncodeConfig:
     images: str = option(help="folder of photographs, searched with all folders below it")
     out: str = option(help="split to write, for example ROOT/train")
     labels: str | None = option(None, "label file in pixels of the photographs; without it all photographs are encoded")
-    codec: str = option("dct", "dct or jpegai")
+    codec: str = option("dct", "dct, jpegai, or pixels: the pictures themselves, uncoded")
     codec_weights: str | None = option(None, "folder of the codec's networks")
     device: str = option("cpu", "where the codec's networks run: cpu or cuda")
     rates: tuple[int, ...] = option(RATES, "target bits per pixel x 100; each gives one latent_<rate>.npy")
@@ -65,7 +66,8 @@ class EncodeConfig:
     seed: int = option(0, "of the crops and of --rates_per_view")
     workers: int = option(0, "processes; 0: one per core")
     limit: int | None = option(None, "only the first photographs, sorted by name")
-    dtype: str = option("float32", "of the files", choices=("float32", "float16"))
+    decoded: bool = option(False, "write the decoded pictures in place of the latents: for detectors of pixels")
+    dtype: str = option("float32", "of the files; uint8 is for pixels", choices=("float32", "float16", "uint8"))
     precision: str = option(
         "float32", "of the codec's networks (jpegai); bfloat16: faster, values are about 2 % off, for training sets",
         choices=PRECISIONS,
@@ -73,7 +75,7 @@ class EncodeConfig:
 
     def recorded(self) -> dict[str, Any]:
         """The settings that all rows of a manifest share."""
-        names = ("codec", "size", "fit", "seed", "dtype", "precision")
+        names = ("codec", "size", "fit", "seed", "dtype", "precision", "decoded")
         return {name: getattr(self, name) for name in names} | {"crop_range": list(self.crop_range)}
 
 
@@ -98,7 +100,7 @@ def encode(
     """
     start = time.monotonic()
     _check(config)
-    codec_factory = codec_factory or partial(open_codec, device=config.device, precision=config.precision)
+    codec_factory = codec_factory or partial(_open, config=config)
     codec = codec_factory(config.codec, config.codec_weights)
     file_bytes = _file_bytes(codec, config)
     labels = read_labels(config.labels) if config.labels else None
@@ -126,6 +128,11 @@ def encode(
     )
 
 
+def _open(name: str, weights: str | None, config: EncodeConfig) -> Codec:
+    codec = open_codec(name, weights, config.device, config.precision)
+    return DecodedCodec(codec) if config.decoded else codec
+
+
 def _check(config: EncodeConfig) -> None:
     problems = {
         "--rates has to name each rate once": len(set(config.rates)) != len(config.rates) or not config.rates,
@@ -138,7 +145,9 @@ def _check(config: EncodeConfig) -> None:
         <= config.crop_range[1]
         <= 4,
         "--limit has to be at least 1": config.limit is not None and config.limit < 1,
-        "--dtype has to be float32 or float16": config.dtype not in ("float32", "float16"),
+        "--dtype has to be float32, float16 or uint8": config.dtype not in ("float32", "float16", "uint8"),
+        "--dtype uint8 is for pixels: give --codec pixels, --decoded, or another --dtype": config.dtype == "uint8"
+        and not (config.decoded or config.codec == "pixels"),
         f"--device {config.device}: not available here; give cpu, or cuda where there is a GPU": config.device != "cpu"
         and not (config.device.startswith("cuda") and torch.cuda.is_available()),
     }

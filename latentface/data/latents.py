@@ -142,6 +142,8 @@ class NestedLatentWiderFaceDataset(Dataset):
         )  # fmt: skip
 
     def _checked(self, array: np.ndarray, picture: Picture, rate: int) -> np.ndarray:
+        if array.dtype == np.uint8:  # pixels
+            return np.ascontiguousarray(array)
         array = np.ascontiguousarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             place = self.store.place(picture.name, rate)

@@ -245,6 +245,8 @@ def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec |
 
 
 def _only_rate(detector: Detector, path: Path) -> int:
+    if not detector.rates:  # a detector of pixels
+        return 0
     if len(detector.rates) != 1:
         raise LatentFaceError(f"{path}: give --rate, one of {', '.join(map(str, detector.rates))}")
     return detector.rates[0]

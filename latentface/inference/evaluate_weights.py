@@ -38,7 +38,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
     there = set(available_rates(latent_dir))
-    rates = config.rates or tuple(rate for rate in detector.rates if rate in there) or detector.rates
+    rates = config.rates or tuple(rate for rate in detector.rates or sorted(there) if rate in there) or detector.rates
     for rate in rates:
         detector.check_rate(rate)
     datasets = [_open(config, latent_dir, rate) for rate in rates]

@@ -40,8 +40,6 @@ class ModelConfig:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
         if self.projection < 0 or (self.projection and self.input == "picture"):
             raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
-        if self.input == "picture" and self.backbone not in RESNETS:
-            raise LatentFaceError(f"the picture-input twin needs one of {', '.join(RESNETS)}, not {self.backbone}")
         if self.enters != "layer2" and self.backbone not in RESNETS:
             raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from latentface.codecs.base import RATES
 from latentface.errors import LatentFaceError
 from latentface.model.anchors import priors
-from latentface.model.backbone import LightBackbone, PictureStem, PrunedResNet, build_resnet
+from latentface.model.backbone import LightBackbone, LightStem, PictureStem, PrunedResNet, build_resnet
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import ModelConfig
 from latentface.model.neck import ContextHead, FeaturePyramid
@@ -50,7 +50,8 @@ class RetinaFace(nn.Module):
             self.backbone = PrunedResNet(resnet, config.enters)
         self.entry: nn.Module
         if config.input == "picture":
-            self.normalisation, self.entry = PictureNormalisation(), PictureStem(resnet)
+            self.normalisation = PictureNormalisation()
+            self.entry = LightStem() if config.backbone == "light" else PictureStem(resnet)
         else:
             statistics = statistics or LatentStatistics.neutral(config.channels, RATES)
             self.normalisation = LatentNormalisation(statistics)

@@ -90,10 +90,8 @@ def describe(
     device: torch.device,
 ) -> None:
     """What will be trained on what, and everything odd about the data, before the first second is spent."""
-    print(
-        f"{config.model}, {config.bridge} bridge, on {device} in {config.precision}; "
-        f"rates {', '.join(map(str, train.rates))}"
-    )
+    entry = "on pixels" if train.stride == 1 else f"{config.bridge} bridge"
+    print(f"{config.model}, {entry}, on {device} in {config.precision}; rates {', '.join(map(str, train.rates))}")
     for split, dataset in (("train", train), ("val", validation)):
         if dataset is not None:
             faces = sum(len(picture.labels.boxes) for picture in dataset.pictures)
@@ -118,20 +116,17 @@ def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]
 
 
 def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> RetinaFace:
-    """A model whose normalisation is measured on the training set; weights from ImageNet or from `--weight`."""
-    measured = measure_statistics(dataset)
-    statistics = LatentStatistics(
-        torch.from_numpy(measured.mean),
-        torch.from_numpy(measured.deviation),
-        measured.rates,
-        measured.rate_rows,
-        measured.indices,
-        measured.index_rows,
-    )
+    """A model whose normalisation is measured on the training set; weights from ImageNet or from `--weight`.
+
+    Of a set of pixels (stride 1): the picture-input twin.
+    """
+    pixels = dataset.stride == 1
+    statistics = None if pixels else _statistics(dataset)
     model_config = ModelConfig(
         backbone=config.model,
         bridge=config.bridge,
-        channels=measured.mean.shape[1],
+        input="picture" if pixels else "latent",
+        channels=3 if statistics is None else statistics.mean.shape[1],
         stride=dataset.stride,
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
         projection=config.projection,
@@ -147,6 +142,18 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         learned = {name: t for name, t in checkpoint.state.items() if not name.startswith("normalisation.")}
         load_strictly(model, learned | own, config.weight)
     return model
+
+
+def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
+    measured = measure_statistics(dataset)
+    return LatentStatistics(
+        torch.from_numpy(measured.mean),
+        torch.from_numpy(measured.deviation),
+        measured.rates,
+        measured.rate_rows,
+        measured.indices,
+        measured.index_rows,
+    )
 
 
 def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.device) -> Distillation | None:

@@ -288,7 +288,7 @@ def test_raw_latents_are_normalised_inside():
         ({"backbone": "resnet19"}, "backbone 'resnet19' is none of resnet18, resnet34, resnet50, light"),
         ({"bridge": "stone"}, "bridge 'stone' is none of bilinear, shuffle"),
         ({"input": "sound"}, "input 'sound' is none of latent, picture"),
-        ({"backbone": "light", "input": "picture"}, "the picture-input twin needs one of resnet18, resnet34, resnet50"),
+        ({"projection": 8, "input": "picture"}, "projection 8: 0 or more channels, and of latents only"),
     ],
 )
 def test_configurations_that_do_not_exist(config, message):
