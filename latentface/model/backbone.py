@@ -75,6 +75,46 @@ class LightBackbone(nn.Module):
         return [stride8, stride16, self.stage32(stride16)]
 
 
+class MobileNetBackbone(nn.Module):
+    """MobileNetV1 of a quarter of the width (Howard et al. 2017), on pictures: [B, 3, H, W] -> strides 8, 16, 32."""
+
+    entry_stride = 1
+    entry_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = [64, 128, 256]
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    convolution(3, 8, kernel=3, stride=2, slope=0.1),
+                    *(separable(*widths) for widths in ((8, 16), (16, 32, 2), (32, 32), (32, 64, 2), (64, 64))),
+                ),
+                nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5))),
+                nn.Sequential(separable(128, 256, 2), separable(256, 256)),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return levels
+
+
+def separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """Depthwise 3x3, then pointwise 1x1, each with batch norm and leaky ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
+        nn.BatchNorm2d(in_channels),
+        nn.LeakyReLU(0.1, inplace=True),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
 class PictureStem(nn.Module):
     """conv1, max-pooling and layer1 of a ResNet: the entry of the picture-input twin. [B, 3, H, W] -> stride 4."""
 

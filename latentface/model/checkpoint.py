@@ -21,7 +21,8 @@ from torch import Tensor
 
 from latentface.errors import LatentFaceError
 from latentface.machine import versions
-from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
+from latentface.model import published
+from latentface.model.config import BRIDGE_ENTERS, LATENT_BACKBONES, RESNETS, ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
 
@@ -91,7 +92,11 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
             raise LatentFaceError(f"{path}: a damaged latentface checkpoint ({error})") from error
     elif content and all(isinstance(value, Tensor) for value in content.values()):
         state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-        checkpoint = Checkpoint(_config_of(state, path), state)
+        if published.FIRST in state:
+            facts = {"codec": "pixels", "published": "RetinaFace with MobileNetV1-0.25"}
+            checkpoint = Checkpoint(published.CONFIG, published.translate(state), facts)
+        else:
+            checkpoint = Checkpoint(_config_of(state, path), state)
     else:
         raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict of its models")
     if network and network != checkpoint.config.backbone:
@@ -149,7 +154,7 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     weight = state.get("projection.weight")
     projection = 0 if weight is None else weight.shape[-1]
     sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
-    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
+    for stride, backbone, bridge in product(STRIDES, LATENT_BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
         if backbone not in RESNETS and BRIDGE_ENTERS[bridge] != "layer2":

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from latentface.errors import LatentFaceError
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
-BACKBONES = (*RESNETS, "light")
+LATENT_BACKBONES = (*RESNETS, "light")
+BACKBONES = (*LATENT_BACKBONES, "mobilenet")  # the last for pictures only
 BRIDGE_ENTERS = {  # where the backbone starts behind each bridge, see `PrunedResNet`
     "bilinear": "layer2",
     "shuffle": "layer2",
@@ -38,6 +39,8 @@ class ModelConfig:
         ):
             if value not in allowed:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
+        if self.backbone == "mobilenet" and self.input != "picture":
+            raise LatentFaceError("mobilenet looks at pictures; on latents there are " + ", ".join(LATENT_BACKBONES))
         if self.projection < 0 or (self.projection and self.input == "picture"):
             raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
         if self.enters != "layer2" and self.backbone not in RESNETS:

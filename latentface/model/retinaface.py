@@ -13,19 +13,29 @@ The picture-input twin differs in the first two lines only: RGB 0..255, then the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from latentface.codecs.base import RATES
 from latentface.errors import LatentFaceError
 from latentface.model.anchors import priors
-from latentface.model.backbone import LightBackbone, LightStem, PictureStem, PrunedResNet, build_resnet
+from latentface.model.backbone import (
+    LightBackbone,
+    LightStem,
+    MobileNetBackbone,
+    PictureStem,
+    PrunedResNet,
+    build_resnet,
+)
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import ModelConfig
 from latentface.model.neck import ContextHead, FeaturePyramid
 from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation, RowProjection
 
-NECK_CHANNELS = {"resnet18": 128, "resnet34": 128, "resnet50": 256, "light": 64}
+NECK_CHANNELS = {"resnet18": 128, "resnet34": 128, "resnet50": 256, "light": 64, "mobilenet": 64}
 LEVEL_STRIDES = (8, 16, 32)
 LANDMARKS = 5
 
@@ -42,16 +52,18 @@ class RetinaFace(nn.Module):
         """`backbone_weights`: "imagenet", "none" or a file; checkpoints are loaded over "none"."""
         super().__init__()
         self.config = config
-        self.backbone: PrunedResNet | LightBackbone
+        self.backbone: PrunedResNet | LightBackbone | MobileNetBackbone
+        stem: Callable[[], nn.Module]
         if config.backbone == "light":
-            self.backbone = LightBackbone()
+            self.backbone, stem = LightBackbone(), LightStem
+        elif config.backbone == "mobilenet":
+            self.backbone, stem = MobileNetBackbone(), nn.Identity
         else:
             resnet = build_resnet(config.backbone, backbone_weights)
-            self.backbone = PrunedResNet(resnet, config.enters)
+            self.backbone, stem = PrunedResNet(resnet, config.enters), partial(PictureStem, resnet)
         self.entry: nn.Module
         if config.input == "picture":
-            self.normalisation = PictureNormalisation()
-            self.entry = LightStem() if config.backbone == "light" else PictureStem(resnet)
+            self.normalisation, self.entry = PictureNormalisation(), stem()
         else:
             statistics = statistics or LatentStatistics.neutral(config.channels, RATES)
             self.normalisation = LatentNormalisation(statistics)

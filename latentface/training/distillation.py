@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from latentface.errors import LatentFaceError
 from latentface.model.config import ModelConfig
-from latentface.model.retinaface import NECK_CHANNELS
-from latentface.training.teacher import Teacher
+from latentface.model.retinaface import NECK_CHANNELS, RetinaFace
 
 SURE = 0.3  # probability from which the teacher's boxes and landmarks are worth learning
 
@@ -25,15 +24,15 @@ SURE = 0.3  # probability from which the teacher's boxes and landmarks are worth
 class Distillation:
     """`distillation(...)` -> terms to be added to the loss, each a scalar tensor."""
 
-    teacher: Teacher
+    teacher: RetinaFace
     feature_weight: float = 1.0
     output_weight: float = 1.0
 
     def check(self, config: ModelConfig) -> None:
         """Raises LatentFaceError where teacher and student do not correspond."""
-        if tuple(map(tuple, self.teacher.prior_sizes)) != tuple(map(tuple, config.prior_sizes)):
+        if self.teacher.config.prior_sizes != config.prior_sizes:
             raise LatentFaceError("--teacher has other priors than --prior_sizes; they have to be the same")
-        wide, narrow = self.teacher.neck_channels, NECK_CHANNELS[config.backbone]
+        wide, narrow = (NECK_CHANNELS[c.backbone] for c in (self.teacher.config, config))
         if wide > narrow:
             raise LatentFaceError(
                 f"--teacher has a neck of {wide} channels, {config.backbone} one of {narrow}: take a larger model, or "
@@ -44,7 +43,7 @@ class Distillation:
     def look(self, pictures: Tensor, device: torch.device) -> tuple[list[Tensor], dict[str, Tensor]]:
         """uint8 [B, 3, H, W] -> the teacher's neck levels and predictions."""
         pictures = pictures.to(device, non_blocking=True).float()
-        levels = self.teacher.neck_levels(pictures)
+        levels = self.teacher.neck_levels(pictures, torch.zeros(len(pictures), dtype=torch.int64, device=device))
         return levels, {name: value.float() for name, value in self.teacher.predictions(levels).items()}
 
     def __call__(
