@@ -38,7 +38,7 @@ def translate(published: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict without `module.` prefixes -> state dict of `RetinaFace(CONFIG)`; unknown names stay as they are."""
     state = {_renamed(name): tensor for name, tensor in published.items()}
     first = _renamed(FIRST)
-    state[first] = state[first].flip(1)
+    state[first] = state[first].flip(-3)  # blue, green, red -> red, green, blue
     state["normalisation.mean"] = torch.tensor(MEAN_RGB).view(1, 3, 1, 1)
     state["normalisation.deviation"] = torch.ones(1, 3, 1, 1)
     for stride, sizes in zip((8, 16, 32), CONFIG.prior_sizes, strict=True):

@@ -75,8 +75,8 @@ def test_files_that_are_no_teachers(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "latents.pth", RetinaFace(ModelConfig("light", "shuffle")), {})
     with pytest.raises(LatentFaceError, match="a detector of latents; a teacher looks at pictures"):
         load_teacher(tmp_path / "latents.pth")
-    torch.save({"module.body.stage1.0.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(LatentFaceError, match=r"other.pth: .* is missing|is missing"):
+    torch.save({"module.body.stage1.0.0.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(LatentFaceError, match="is missing"):
         load_teacher(tmp_path / "other.pth")
 
 
