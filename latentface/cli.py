@@ -38,6 +38,12 @@ COMMANDS = {
         "EvaluateConfig",
         "run",
     ),
+    "experiment": Command(
+        "Train", "several ways, trained and judged alike", "latentface.apps.experiment", "ExperimentConfig", "run"
+    ),
+    "report": Command(
+        "Train", "evaluations -> rate-accuracy curves, BD-rate", "latentface.evaluation.report", "ReportConfig", "run"
+    ),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
     ),
@@ -93,7 +99,7 @@ def _overview() -> str:
     lines = ["latentface: faces straight from the latents of learned image codecs", ""]
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
         lines.append(f"{group}:")
-        lines += [f"  {name:<10}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
+        lines += [f"  {name:<12}{c.summary}" for name, c in COMMANDS.items() if c.group == group]
     return "\n".join([*lines, "", "latentface <command> --help explains each; --debug shows where an error arose."])
 
 

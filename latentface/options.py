@@ -75,6 +75,11 @@ def _read_settings(config_class: type, setting: Field, folder: str) -> dict[str,
 
 def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
     """Values for a config out of a YAML file; raises LatentFaceError naming the file and the key."""
+    return values_of(config_class, plain_yaml(path), path)
+
+
+def plain_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file of `name: value` lines; raises LatentFaceError naming file and line."""
     import yaml
 
     try:
@@ -85,12 +90,17 @@ def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
         raise LatentFaceError(f"{path}: cannot be read as YAML ({reason})") from error
     if not isinstance(values, dict):
         raise LatentFaceError(f"{path}: expected `name: value` lines")
+    return values
+
+
+def values_of(config_class: type, values: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    """Plain values of a file -> arguments of a config; raises LatentFaceError naming `where` and the key."""
     known = {f.name: f for f in fields(config_class)}
     for name in values:
         if name not in known:
-            raise LatentFaceError(f"{path}: unknown setting {name!r}{_suggestion(str(name), list(known))}")
+            raise LatentFaceError(f"{where}: unknown setting {name!r}{_suggestion(str(name), list(known))}")
     hints = typing.get_type_hints(config_class)
-    return {name: _from_yaml(path, known[name], hints[name], value) for name, value in values.items()}
+    return {name: _from_yaml(where, known[name], hints[name], value) for name, value in values.items()}
 
 
 def _from_yaml(path: str | Path, setting: Field, hint: Any, value: Any) -> Any:

@@ -1,0 +1,151 @@
+"""`latentface experiment`: several ways of finding faces, trained alike and judged on the same pictures.
+
+A YAML file says what is compared:
+
+    train: {model: light, epochs: 3, optimizer: adamw}        # settings of `latentface train` for every way
+    evaluate: {min_height: 10}                                # settings of `latentface evaluate` for every set
+    seeds: [0, 1, 2]
+    ways:
+      latents:
+        train: {dataset_root: latents, rates: [12, 75], bridge: deep}
+        evaluate: {latents: {dataset_root: latents}}
+      trained on originals:
+        train: {dataset_root: originals, rates: [0]}
+        evaluate: {original: {dataset_root: originals}, decoded: {dataset_root: decoded}}
+      published:
+        weight: detector.pth                                  # nothing is trained
+        evaluate: {decoded: {dataset_root: decoded}}
+    anchor: [trained on originals decoded]                    # what `latentface report` holds the others against
+
+`OUT/<way>/seed_<n>/` is an experiment directory of its own; `OUT/<way>/seed_<n>/<set>/evaluation.json` what came of it;
+`OUT/report/` the curves, each named `<way> <set>`, or `<way>` where a set has the way's own name. What is there is
+kept: the same command continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentface.errors import LatentFaceError
+from latentface.evaluation import report
+from latentface.files import make_folder
+from latentface.inference import evaluate
+from latentface.options import option, plain_yaml, values_of
+from latentface.training.config import TrainConfig
+from latentface.training.loop import train
+
+KEYS = {"train", "evaluate", "seeds", "ways", "anchor", "faces"}
+
+
+@dataclass
+class ExperimentConfig:
+    """Trains and judges several ways of finding faces alike, and reports them; continues where it was stopped."""
+
+    plan: str = option(help="YAML file of what is compared", positional=True)
+    out: str = option("experiment", "folder for everything that is made")
+    ways: tuple[str, ...] = option((), "only these ways of the plan")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One line of the comparison."""
+
+    name: str
+    train: dict[str, Any] | None  # settings; None: nothing is trained
+    weight: str  # where nothing is trained
+    sets: dict[str, dict[str, Any]]  # settings of an evaluation by name of the set
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The YAML file, checked."""
+
+    ways: list[Way]
+    seeds: list[int]
+    anchor: tuple[str, ...]
+    faces: str
+
+
+def run(config: ExperimentConfig) -> Path:
+    """Every way, every seed, then the report of all that is there."""
+    plan = read_plan(config.plan)
+    names = [way.name for way in plan.ways]
+    for name in config.ways:
+        if name not in names:
+            raise LatentFaceError(f"--ways {name}: {config.plan} has {', '.join(names)}")
+    out = make_folder(config.out, "--out")
+    for way in plan.ways:
+        if not config.ways or way.name in config.ways:
+            for seed in plan.seeds if way.train else plan.seeds[:1]:
+                carry_out(way, seed, out / way.name / f"seed_{seed}")
+    done = list(results(plan, out))
+    there = {name for name, _ in done}
+    items = tuple(f"{name}={path}" for name, path in done)
+    anchor = tuple(name for name in plan.anchor if name in there)
+    return report.run(report.ReportConfig(items, anchor, plan.faces, out=str(out / "report")))
+
+
+def carry_out(way: Way, seed: int, folder: Path) -> None:
+    """Trains one way with one seed, or goes on with it, then judges it on each of its sets."""
+    weight = Path(way.weight) if way.train is None else folder / "weight_final.pth"
+    if way.train is not None and not weight.is_file():
+        print(f"== {way.name}, seed {seed}", flush=True)
+        begun = (folder / "state.pth").is_file()
+        settings = {**way.train, "seed": seed, "no_wandb": True, ("resume" if begun else "out"): str(folder)}
+        train(TrainConfig(**settings))
+    for name, settings in way.sets.items():
+        place = folder / name
+        if not (place / "evaluation.json").is_file():
+            print(f"== {way.name}, seed {seed}: {name}", flush=True)
+            evaluate.run(evaluate.EvaluateConfig(**{**settings, "weight": str(weight), "out": str(place)}))
+
+
+def results(plan: Plan, out: Path) -> Iterator[tuple[str, Path]]:
+    """Name of the curve and evaluation file of everything that is done."""
+    for way in plan.ways:
+        for name in way.sets:
+            curve = way.name if name == way.name else f"{way.name} {name}"
+            for path in sorted((out / way.name).glob(f"seed_*/{name}/evaluation.json")):
+                yield curve, path
+
+
+def read_plan(path: str) -> Plan:
+    """Raises LatentFaceError, naming file and place, for anything that a command would refuse later."""
+    content = plain_yaml(path)
+    unknown = content.keys() - KEYS
+    if unknown or not isinstance(content.get("ways"), dict):
+        wanted = f"unknown {sorted(unknown)[0]!r}" if unknown else "no `ways`"
+        raise LatentFaceError(f"{path}: {wanted}; a plan has {', '.join(sorted(KEYS))}")
+    training, judging = (_mapping(path, key, content.get(key, {})) for key in ("train", "evaluate"))
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise LatentFaceError(f"{path}: seeds: expected a list of whole numbers")
+    ways = [_way(path, str(name), way, training, judging) for name, way in content["ways"].items()]
+    anchor = content.get("anchor", [])
+    return Plan(ways, seeds, tuple(anchor if isinstance(anchor, list) else [anchor]), str(content.get("faces", "all")))
+
+
+def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: dict[str, Any]) -> Way:
+    where = f"ways: {name}"
+    way = _mapping(path, where, content)
+    if ("train" in way) == ("weight" in way) or way.keys() - {"train", "weight", "evaluate"}:
+        raise LatentFaceError(f"{path}: {where}: give either `train` or `weight`, and `evaluate`")
+    settings = None
+    if "train" in way:
+        own = _mapping(path, f"{where}: train", way["train"])
+        settings = values_of(TrainConfig, {**training, **own}, f"{path}: {where}")
+        TrainConfig(**settings)
+    sets = {}
+    for place, own in _mapping(path, f"{where}: evaluate", way.get("evaluate")).items():
+        both = {**judging, **_mapping(path, f"{where}: {place}", own)}
+        sets[str(place)] = values_of(evaluate.EvaluateConfig, both, f"{path}: {where}: {place}")
+    return Way(name, settings, str(way.get("weight", "")), sets)
+
+
+def _mapping(path: str, where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise LatentFaceError(f"{path}: {where}: expected `name: value` lines")
+    return value

@@ -1,0 +1,221 @@
+"""`latentface report`: evaluations of several ways at several rates -> rate-accuracy curves, BD-rate, BD-AP.
+
+Takes `evaluation.json` files of `latentface evaluate`, several of one name for several seeds. Rates are the measured
+mean bits per pixel. BD-rate (Bjontegaard 2001) is the mean difference in bits at equal AP, BD-AP the mean difference
+in AP at equal bits, both between monotone cubic (PCHIP) curves over log-bits, where the curves overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing
+from latentface.options import option
+
+LEAST_POINTS = 2  # of a curve, for a difference between two
+
+
+@dataclass
+class ReportConfig:
+    """Draws rate-accuracy curves and tabulates AP, BD-rate and BD-AP of several evaluations."""
+
+    evaluations: tuple[str, ...] = option((), "NAME=evaluation.json, several of one name for seeds", positional=True)
+    anchor: tuple[str, ...] = option((), "names that the others are held against; empty: the first")
+    faces: str = option("all", "which AP: all, or a band such as '16-32'")
+    title: str = option("", "title of the figure")
+    out: str = option("report", "folder for report.md, report.json and curves.png")
+
+    def __post_init__(self) -> None:
+        if not self.evaluations:
+            raise LatentFaceError("nothing to report: give NAME=evaluation.json, as `latentface evaluate` writes them")
+        for item in self.evaluations:
+            if "=" not in item:
+                raise LatentFaceError(f"{item}: expected NAME=evaluation.json")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rate of a curve."""
+
+    rate: str
+    bpp: float | None  # measured mean bits per pixel; None: the evaluated set says nothing of bits
+    ap: list[float]  # one for each seed
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.ap))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; 0 of one."""
+        return float(np.std(self.ap, ddof=1)) if len(self.ap) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One curve against another, over what both cover; None where that is nothing or a curve does not rise."""
+
+    name: str
+    anchor: str
+    bd_rate: float | None  # percent of bits at equal AP: negative needs fewer
+    ap_overlap: float  # share of the AP that either curve covers, 0 to 1
+    bd_ap: float | None  # AP at equal bits
+    bpp_overlap: float  # share of the log-bits that either curve covers
+
+
+Curves = dict[str, list[Point]]
+
+
+def run(config: ReportConfig) -> Path:
+    """Writes the report and prints its tables."""
+    curves, protocols = read_curves(config.evaluations, config.faces)
+    anchors = config.anchor or (next(iter(curves)),)
+    for anchor in anchors:
+        if anchor not in curves:
+            raise LatentFaceError(f"--anchor {anchor}: there are {', '.join(curves)}")
+    pairs = [(name, anchor) for anchor in anchors for name in curves if name != anchor]
+    differences = [difference(name, curves[name], anchor, curves[anchor]) for name, anchor in pairs]
+    out = make_folder(config.out, "--out")
+    content = {
+        "faces": config.faces,
+        "protocols": protocols,
+        "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
+        "differences": [asdict(one) for one in differences],
+    }
+    with replacing(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = markdown(curves, differences, protocols, config)
+    with replacing(out / "report.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    draw(curves, out / "curves.png", config)
+    print(text)
+    return out
+
+
+def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[str, Any]]]:
+    """`NAME=file` each -> points by name in order of bits, and the protocols of the files, each once.
+
+    Raises LatentFaceError for a file that is no evaluation of weights, or without an AP of `faces`.
+    """
+    found: dict[str, dict[str, Point]] = {}
+    protocols: list[dict[str, Any]] = []
+    for item in items:
+        name, _, path = item.partition("=")
+        rates, protocol = _read(Path(path))
+        if protocol not in protocols:
+            protocols.append(protocol)
+        points = found.setdefault(name, {})
+        for rate, scores in rates.items():
+            ap = (scores.get(faces) or {}).get("ap")
+            if ap is None:
+                raise LatentFaceError(f"{path}: no AP of '{faces}' at rate {rate}; there are {', '.join(scores)}")
+            bpp = scores.get("mean_bpp")
+            point = points.setdefault(rate, Point(rate, bpp, []))
+            if point.bpp != bpp:
+                raise LatentFaceError(f"{path}: rate {rate} of {name} has {bpp} bpp here, {point.bpp} in another file")
+            point.ap.append(ap)
+    return {name: sorted(points.values(), key=_bits) for name, points in found.items()}, protocols
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["rates"], {k: v for k, v in content["protocol"].items() if k != "weight"}
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise LatentFaceError(f"{path}: cannot be read as JSON ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LatentFaceError(f"{path}: not the evaluation of weights that `latentface evaluate` writes") from error
+
+
+def _bits(point: Point) -> float:
+    return math.inf if point.bpp is None else point.bpp
+
+
+def difference(name: str, points: list[Point], anchor: str, anchor_points: list[Point]) -> Difference:
+    """BD-rate and BD-AP of one curve against another, by the `bjontegaard` package."""
+    try:
+        from bjontegaard import bd_psnr, bd_rate
+    except ImportError as error:
+        raise LatentFaceError("report needs bjontegaard: pip install bjontegaard") from error
+    ours, theirs = (np.array([(p.bpp, p.mean) for p in curve if p.bpp]) for curve in (points, anchor_points))
+    if min(len(ours), len(theirs)) < LEAST_POINTS:
+        return Difference(name, anchor, None, 0.0, None, 0.0)
+    ap_overlap = overlap(theirs[:, 1], ours[:, 1])
+    bpp_overlap = overlap(np.log(theirs[:, 0]), np.log(ours[:, 0]))
+    rising = all((np.diff(curve[:, 1]) > 0).all() for curve in (ours, theirs))
+    settings = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of curves that do not overlap: the shares say it
+        sides = (theirs[:, 0], theirs[:, 1], ours[:, 0], ours[:, 1])
+        rate = float(bd_rate(*sides, **settings)) if rising and ap_overlap else None
+        ap = float(bd_psnr(*sides, **settings)) if bpp_overlap else None
+    return Difference(name, anchor, rate, ap_overlap, ap, bpp_overlap)
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of the range that either covers which both cover, 0 to 1."""
+    low, high = max(first.min(), second.min()), min(first.max(), second.max())
+    whole = max(first.max(), second.max()) - min(first.min(), second.min())
+    return float(max(0.0, high - low) / whole) if whole > 0 else 0.0
+
+
+def markdown(
+    curves: Curves, differences: list[Difference], protocols: list[dict[str, Any]], config: ReportConfig
+) -> str:
+    """The tables, with the protocol above them."""
+    lines = [f"AP of faces: {config.faces}"]
+    lines += ["; ".join(f"{name} {value}" for name, value in p.items() if value not in ([], "")) for p in protocols]
+    rates = list(dict.fromkeys(point.rate for points in curves.values() for point in points))
+    rates.sort(key=lambda rate: int(rate) if rate.isdecimal() else 0)
+    lines += ["", "| | " + " | ".join(rates) + " |", "|---|" + "---|" * len(rates)]
+    for name, points in curves.items():
+        of_rate = {point.rate: point for point in points}
+        cells = [_cell(of_rate[rate]) if rate in of_rate else "" for rate in rates]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| | against | BD-rate | AP overlap | BD-AP | bits overlap |", "|---|---|---|---|---|---|"]
+    for one in differences:
+        rate = "-" if one.bd_rate is None else f"{one.bd_rate:+.1f} %"
+        ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"
+        lines.append(f"| {one.name} | {one.anchor} | {rate} | {one.ap_overlap:.0%} | {ap} | {one.bpp_overlap:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(point: Point) -> str:
+    spread = f" ± {point.spread:.4f}" if len(point.ap) > 1 else ""
+    return f"{point.mean:.4f}{spread}" + (f" ({point.bpp:.3f} bpp)" if point.bpp is not None else "")
+
+
+def draw(curves: Curves, path: Path, config: ReportConfig) -> None:
+    """AP over bits per pixel (logarithmic), error bars over seeds; a dashed line for what has one point only."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    for number, (name, points) in enumerate(curves.items()):
+        colour = f"C{number}"
+        if len(points) == 1 or points[0].bpp is None:
+            axes.axhline(points[0].mean, color=colour, linestyle="--", label=name)
+            continue
+        bpp, ap, spread = ([value(p) for p in points] for value in (_bits, lambda p: p.mean, lambda p: p.spread))
+        axes.errorbar(bpp, ap, yerr=spread, color=colour, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel="bits per pixel, measured mean", ylabel=f"AP ({config.faces})", title=config.title)
+    drawn = [point for points in curves.values() if len(points) > 1 for point in points]
+    ticks = sorted({round(point.bpp, 2) for point in drawn if point.bpp is not None})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    plt.close(figure)

@@ -1,0 +1,68 @@
+"""Several ways, trained and judged alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentface.cli import main
+
+PLAN = """
+train: {{model: light, bridge: shuffle, epochs: 1, batch_size: 4, workers: 0, dataset_root: {root}}}
+evaluate: {{dataset_root: {root}, workers: 0}}
+seeds: [0, 1]
+ways:
+  latents:
+    train: {{rates: [25, 75]}}
+    evaluate: {{latents: {{}}}}
+  given:
+    weight: {weights}
+    evaluate: {{here: {{rates: [75]}}}}
+anchor: latents
+"""
+
+
+def test_a_plan_is_carried_out_once(
+    drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plan, out = tmp_path / "plan.yaml", tmp_path / "out"
+    plan.write_text(PLAN.format(root=drawn_dataset, weights=weights))
+    assert main(["experiment", str(plan), "--out", str(out), "--ways", "given"]) == 0
+    assert not (out / "latents").exists()
+    assert main(["experiment", str(plan), "--out", str(out)]) == 0
+    curves = json.loads((out / "report" / "report.json").read_text())["curves"]
+    assert {name: [(p["rate"], len(p["ap"])) for p in points] for name, points in curves.items()} == {
+        "latents": [("25", 2), ("75", 2)],
+        "given here": [("75", 1)],
+    }
+    files = sorted(out.glob("*/seed_*/**/*.*"))
+    stamps = [path.stat().st_mtime_ns for path in files]
+    capsys.readouterr()
+    assert main(["experiment", str(plan), "--out", str(out)]) == 0
+    assert "==" not in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in files] == stamps
+    seeds = [json.loads((out / f"latents/seed_{n}/metrics.jsonl").read_text().splitlines()[-1])["loss"] for n in (0, 1)]
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ways: 3", "no `ways`; a plan has anchor"),
+        ("wais: {}", "unknown 'wais'"),
+        ("ways: {a: {evaluate: {}}}", "ways: a: give either `train` or `weight`"),
+        ("ways: {a: {train: {modle: light}}}", "ways: a: unknown setting 'modle' (did you mean model?)"),
+        ("ways: {a: {train: {epochs: 0}}}", "--epochs 0: has to be 1 or more"),
+        ("ways: {a: {weight: w, evaluate: {here: {batch: 2}}}}", "ways: a: here: unknown setting 'batch'"),
+        ("seeds: [x]\nways: {}", "seeds: expected a list of whole numbers"),
+    ],
+)
+def test_mistakes_get_one_line_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture, text: str, words: str
+) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    assert main(["experiment", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
