@@ -7,11 +7,13 @@ import importlib
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
 from latentface.apps.bench import table
+from latentface.apps.experiment import read_plan
 from latentface.cli import COMMANDS
 from latentface.model.config import BRIDGE_ENTERS
 
@@ -35,8 +37,20 @@ def test_commands_have_the_flags_that_the_readme_gives_them(words: list[str]) ->
 
 
 def test_links_lead_somewhere() -> None:
+    headings = {re.sub(r"[^a-z]+", "-", line.lower()) for line in re.findall(r"^## (.+)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (REPOSITORY / target).is_file(), target
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("https://"):
+            assert (REPOSITORY / target).is_file(), target
+
+
+def test_the_plan_in_the_readme_is_one(tmp_path: Path) -> None:
+    [plan] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "plan.yaml").write_text(plan)
+    found = read_plan(str(tmp_path / "plan.yaml"))
+    names = {way.name if place == way.name else f"{way.name} {place}" for way in found.ways for place in way.sets}
+    assert set(found.anchor) <= names
 
 
 def test_demo_figures_are_those_of_the_record() -> None:
