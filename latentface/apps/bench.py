@@ -38,6 +38,7 @@ from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.pack import PackConfig
 from latentface.data.pack import run as pack
+from latentface.data.stores import PACK_NAME
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.inference.detector import Detector
@@ -173,14 +174,16 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
     twin = random_model(ModelConfig(config.backbone, input="picture")).to(config.device)
     channels, stride = given.latents.shape[1], given.codec.stride
     models = [
-        (config.backbone, "bilinear", 2.0, None),
-        (config.backbone, FAST_BRIDGE, 2.0, 5.0),
-        (config.backbone, "layer3", 2.0, 5.0),
-        ("light", "shuffle", None, 20.0),
+        (config.backbone, "bilinear", 0, 2.0, None),
+        (config.backbone, FAST_BRIDGE, 0, 2.0, 5.0),
+        (config.backbone, "layer3", 0, 2.0, 5.0),
+        ("light", "deep", 128, None, 20.0),  # as the weights that come along
+        ("light", "shuffle", 0, None, 20.0),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for backbone, bridge, plain_goal, best_goal in models[-1:] if config.quick else models:
-            model = random_model(ModelConfig(backbone, bridge, "latent", channels, stride))
+        for backbone, bridge, projection, plain_goal, best_goal in models[-1:] if config.quick else models:
+            shape = ModelConfig(backbone, bridge, "latent", channels, stride, projection=projection)
+            model = random_model(shape)
             for name, detector in _runtimes(model, given, Path(folder), config):
                 goal = plain_goal if name == "torch float32" else best_goal
                 for batch in (1, 8):
@@ -297,7 +300,7 @@ def _memory(config: BenchConfig) -> Iterator[dict[str, Any]]:
             )
 
 
-def _reading(config: BenchConfig) -> Iterator[Row]:
+def _reading(config: BenchConfig) -> Iterator[Row | dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = Path(config.dataset_root) if config.dataset_root else _drawn_tree(folder / "tree", config)
@@ -307,6 +310,9 @@ def _reading(config: BenchConfig) -> Iterator[Row]:
             out = folder / dtype
             pack(PackConfig(str(root), out=str(out), dtype=dtype, rates=(config.rate,), splits=(split,)))
             packed[dtype] = out / split
+            info = json.loads((out / split / PACK_NAME).read_text(encoding="utf-8"))
+            facts = {name: info["error"][name] for name in ("mean", "worst")}
+            yield {"item": f"error of packing as {dtype}, deviations of a channel", **facts}
         for workers in (0, 2):
             yield from reading_rows(root / split, packed, rounds=config.rounds, workers=workers)
 
