@@ -37,7 +37,7 @@ class MultiTaskLoss:
 
     threshold: float = 0.35
     negatives_per_positive: int = 7
-    box_weight: float = 2.0
+    weights: tuple[float, ...] = (1.0, 2.0, 1.0)  # of classes, boxes and landmarks
 
     def __call__(self, predictions: dict[str, Tensor], targets: Targets, priors: Tensor) -> dict[str, Tensor]:
         logits, offsets, points = (predictions[name].float() for name in ("scores", "boxes", "landmarks"))
@@ -50,7 +50,8 @@ class MultiTaskLoss:
         boxes = F.smooth_l1_loss(offsets[picture, prior], box_goal, reduction="sum") / positives
         landmarks = self._landmarks(points[picture, prior], targets.landmarks[picture, chosen], priors[prior])
         classes = self._classes(logits, labels) / positives
-        total = classes + self.box_weight * boxes + landmarks
+        terms = (classes, boxes, landmarks)
+        total = torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
         return {"total": total, "classes": classes, "boxes": boxes, "landmarks": landmarks}
 
     def _landmarks(self, points: Tensor, truth: Tensor, priors: Tensor) -> Tensor:

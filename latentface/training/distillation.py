@@ -7,6 +7,7 @@ teacher's probabilities: no mining, and easy background does not drown the faces
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,7 @@ class Distillation:
     """`distillation(...)` -> terms to be added to the loss, each a scalar tensor."""
 
     teacher: RetinaFace
-    feature_weight: float = 1.0
-    output_weight: float = 1.0
+    weights: tuple[float, ...] = (1.0, 2.0, 1.0)  # of classes, boxes and landmarks
 
     def check(self, config: ModelConfig) -> None:
         """Raises LatentFaceError where teacher and student do not correspond."""
@@ -56,8 +56,8 @@ class Distillation:
         """Student's and teacher's neck levels [B, N, h, w] and predictions -> `features` and `outputs`."""
         face = torch.sigmoid(log_odds(teacher_predictions["scores"]))  # [B, A]
         return {
-            "features": self.feature_weight * feature_loss(levels, teacher_levels, face),
-            "outputs": self.output_weight * output_loss(predictions, teacher_predictions, face),
+            "features": feature_loss(levels, teacher_levels, face),
+            "outputs": output_loss(predictions, teacher_predictions, face, self.weights),
         }
 
 
@@ -85,7 +85,9 @@ def feature_loss(levels: list[Tensor], goals: list[Tensor], face: Tensor) -> Ten
     return total / len(levels)
 
 
-def output_loss(predictions: dict[str, Tensor], goals: dict[str, Tensor], face: Tensor) -> Tensor:
+def output_loss(
+    predictions: dict[str, Tensor], goals: dict[str, Tensor], face: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
+) -> Tensor:
     """Quality focal loss of the scores, smooth L1 of boxes and landmarks where the teacher is sure."""
     odds = log_odds(predictions["scores"].float())
     distance = (face - torch.sigmoid(odds)).square()
@@ -96,4 +98,5 @@ def output_loss(predictions: dict[str, Tensor], goals: dict[str, Tensor], face: 
         (F.smooth_l1_loss(predictions[name].float(), goals[name], reduction="none").sum(dim=2) * sure).sum()
         for name in ("boxes", "landmarks")
     ]
-    return classes + sum(offsets) / sure.sum().clamp(min=1.0)
+    regression = (weights[1] * offsets[0] + weights[2] * offsets[1]) / sure.sum().clamp(min=1.0)
+    return weights[0] * classes + regression

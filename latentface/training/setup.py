@@ -159,7 +159,7 @@ def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
 def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.device) -> Distillation | None:
     if not config.teacher:
         return None
-    distillation = Distillation(load_teacher(config.teacher).to(device))
+    distillation = Distillation(load_teacher(config.teacher).to(device), config.loss_weights)
     distillation.check(model.config)
     return distillation
 
