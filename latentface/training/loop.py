@@ -94,8 +94,8 @@ def train(config: TrainConfig) -> Path:
     settings = setup.save_settings(config, folder)
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
     run = Run(
-        config, folder, device, precision, dataset, validation, batches, loader, model, average, MultiTaskLoss(weights=config.loss_weights),
-        distillation, optimizer, scaler, progress, order, journal,
+        config, folder, device, precision, dataset, validation, batches, loader, model, average,
+        MultiTaskLoss(weights=config.loss_weights), distillation, optimizer, scaler, progress, order, journal,
     )  # fmt: skip
     print(f"experiment directory: {folder}", flush=True)
     try:
