@@ -22,7 +22,7 @@ from torch import Tensor
 from latentface.errors import LatentFaceError
 from latentface.machine import versions
 from latentface.model import published
-from latentface.model.config import BRIDGE_ENTERS, LATENT_BACKBONES, RESNETS, ModelConfig
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
 
@@ -154,7 +154,7 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     weight = state.get("projection.weight")
     projection = 0 if weight is None else weight.shape[-1]
     sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
-    for stride, backbone, bridge in product(STRIDES, LATENT_BACKBONES, BRIDGE_ENTERS):
+    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
         if backbone not in RESNETS and BRIDGE_ENTERS[bridge] != "layer2":

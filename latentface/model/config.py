@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from latentface.errors import LatentFaceError
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
-LATENT_BACKBONES = (*RESNETS, "light")
-BACKBONES = (*LATENT_BACKBONES, "mobilenet")  # the last for pictures only
+BACKBONES = (*RESNETS, "light", "mobilenet")
 BRIDGE_ENTERS = {  # where the backbone starts behind each bridge, see `PrunedResNet`
     "bilinear": "layer2",
     "shuffle": "layer2",
     "deep": "layer2",
+    "residual": "layer2",
     "stride8": "layer2 without stride",
     "layer3": "layer3",
 }
@@ -29,7 +29,7 @@ class ModelConfig:
     channels: int = 256  # of the latent
     stride: int = 16  # picture pixels per latent cell
     prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
-    projection: int = 0  # channels after a 1x1 convolution of each codec model's own, before the bridge; 0: none
+    projection: int = 0  # channels after a linear map of each codec model's own, before the bridge; 0: none
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -39,8 +39,6 @@ class ModelConfig:
         ):
             if value not in allowed:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
-        if self.backbone == "mobilenet" and self.input != "picture":
-            raise LatentFaceError("mobilenet looks at pictures; on latents there are " + ", ".join(LATENT_BACKBONES))
         if self.projection < 0 or (self.projection and self.input == "picture"):
             raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
         if self.enters != "layer2" and self.backbone not in RESNETS:

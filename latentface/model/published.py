@@ -19,7 +19,9 @@ FIRST = "body.stage1.0.0.weight"  # what such a file is known by
 CONFIG = ModelConfig("mobilenet", input="picture", channels=3, stride=1)
 
 _RENAMED: tuple[tuple[str, Callable[[re.Match], str]], ...] = (
-    (r"^body\.stage(\d)\.", lambda m: f"backbone.stages.{int(m[1]) - 1}."),
+    (r"^body\.stage1\.([012])\.", lambda m: f"entry.layers.{m[1]}."),
+    (r"^body\.stage1\.(\d)\.", lambda m: f"backbone.stages.0.{int(m[1]) - 3}."),
+    (r"^body\.stage([23])\.", lambda m: f"backbone.stages.{int(m[1]) - 1}."),
     (r"^fpn\.output(\d)\.", lambda m: f"neck.lateral.{int(m[1]) - 1}."),
     (r"^fpn\.merge(\d)\.", lambda m: f"neck.merge.{int(m[1]) - 1}."),
     (r"^ssh(\d)\.", lambda m: f"context.{int(m[1]) - 1}."),

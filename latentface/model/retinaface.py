@@ -2,7 +2,7 @@
 
     latents [B, C, h, w], rates [B]
       -> normalisation          per model index or rate
-      -> projection             where wanted: a 1x1 convolution for each of those
+      -> projection             where wanted: a linear map of the channels for each of those
       -> bridge                 [B, E, h * 16 / 4, w * 16 / 4] for a codec of stride 16 and a ResNet
       -> pruned backbone        strides 8, 16, 32
       -> feature pyramid, a context head per level
@@ -26,6 +26,7 @@ from latentface.model.backbone import (
     LightBackbone,
     LightStem,
     MobileNetBackbone,
+    MobileNetStem,
     PictureStem,
     PrunedResNet,
     build_resnet,
@@ -57,7 +58,7 @@ class RetinaFace(nn.Module):
         if config.backbone == "light":
             self.backbone, stem = LightBackbone(), LightStem
         elif config.backbone == "mobilenet":
-            self.backbone, stem = MobileNetBackbone(), nn.Identity
+            self.backbone, stem = MobileNetBackbone(), MobileNetStem
         else:
             resnet = build_resnet(config.backbone, backbone_weights)
             self.backbone, stem = PrunedResNet(resnet, config.enters), partial(PictureStem, resnet)

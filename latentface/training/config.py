@@ -56,9 +56,14 @@ class TrainConfig:
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
-    projection: int = option(0, "channels of a 1x1 convolution of each codec model's own before the bridge; 0: none")
+    projection: int = option(0, "channels of a linear map of each codec model's own before the bridge; 0: none")
     teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
     photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
+    fit_entry: int = option(
+        0,
+        "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
+        "what the teacher sees there, e.g. 1000; 0: no",
+    )
     average: float = option(0.0, "validate and keep a moving average of the weights, e.g. 0.998 per step; 0: none")
     loss_weights: tuple[float, ...] = option(
         (1.0, 2.0, 1.0),
@@ -99,6 +104,8 @@ class TrainConfig:
             raise LatentFaceError(f"--average {self.average}: a decay per step, 0 or more and under 1")
         if bool(self.teacher) != bool(self.photographs):
             raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
+        if self.fit_entry and (self.bridge != "residual" or not self.teacher or self.weight):
+            raise LatentFaceError("--fit_entry needs --teacher and --bridge residual, and goes without --weight")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
@@ -113,6 +120,7 @@ class TrainConfig:
             "save_minutes",
             "seed",
             "projection",
+            "fit_entry",
         )
         for name in numbers:
             if not getattr(self, name) >= 0:  # refuses NaN too

@@ -29,6 +29,7 @@ from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
+from latentface.training.entry import start_as
 from latentface.training.journal import Journal
 from latentface.training.schedule import learning_rate_factor
 from latentface.training.state import Order, Progress, load_state, save_state
@@ -77,10 +78,14 @@ def train(config: TrainConfig) -> Path:
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
     model = setup.build_model(config, dataset).to(device)
+    distillation = setup.build_distillation(config, model, device)
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed)
+    loader = setup.build_loader(config, dataset, batches, device)
+    if config.fit_entry and distillation is not None and not config.resume:
+        start_as(distillation.teacher, model, loader, config.fit_entry)
     if config.compile:
         model.compile()  # in place: names of weights and everything else stay as they are
     average = setup.build_average(config, model)
-    distillation = setup.build_distillation(config, model, device)
     optimizer = setup.build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     folder = setup.experiment_folder(config)
@@ -89,8 +94,6 @@ def train(config: TrainConfig) -> Path:
     if progress.epoch >= config.epochs and (folder / "weight_final.pth").is_file():
         print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give --epochs to go on", flush=True)
         return folder
-    batches = EpochBatches(len(dataset), config.batch_size, config.seed)
-    loader = setup.build_loader(config, dataset, batches, device)
     settings = setup.save_settings(config, folder)
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
     run = Run(
@@ -124,7 +127,7 @@ def fit(run: Run) -> None:
 
 def _train_epoch(run: Run, stop: StopRequest) -> None:
     """The rest of one epoch. `run.progress` is at a step's end whenever this returns."""
-    setup.training_mode(run.model, freeze=run.config.freeze)
+    setup.training_mode(run.model, freeze=run.config.freeze, keep_statistics=run.config.fit_entry > 0)
     run.batches.epoch, run.batches.first_batch = run.progress.epoch, run.progress.batch
     total = -(-(len(run.batches) - run.progress.batch) // run.config.accumulate)
     title = f"epoch {run.progress.epoch + 1}/{run.config.epochs}"

@@ -20,7 +20,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
-from latentface.model.config import ModelConfig
+from latentface.model.config import RESNETS, ModelConfig
 from latentface.model.faces import Thresholds
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
@@ -131,7 +131,9 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
         projection=config.projection,
     )
-    start_over = bool(config.weight or config.resume or config.model == "light")  # nothing of ImageNet would be left
+    start_over = bool(
+        config.weight or config.resume or config.model not in RESNETS
+    )  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
     if config.weight and not config.resume:
         checkpoint = load_checkpoint(config.weight, network=config.model)
@@ -180,11 +182,14 @@ def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optim
     return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
 
 
-def training_mode(model: RetinaFace, *, freeze: bool) -> None:
-    """Training mode; a frozen backbone keeps its batch statistics too."""
+def training_mode(model: RetinaFace, *, freeze: bool, keep_statistics: bool = False) -> None:
+    """Training mode; a frozen backbone keeps its batch statistics too, `keep_statistics`: all but the entry do."""
     model.train()
     if freeze:
         model.backbone.eval()
+    if keep_statistics:
+        for part in (model.backbone, model.neck, model.context):
+            part.eval()
 
 
 def build_loader(

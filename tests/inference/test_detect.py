@@ -71,7 +71,7 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         (["--weight", "{weights}"], "nothing to look at"),
-        (["{latent}"], "missing: --weight"),
+        (["{latent}", "--codec", "pixels"], "no weights for latents of pixels come with this package"),
         (["gone.npy", "--weight", "{weights}"], "gone.npy: no such file or folder"),
         (["{latent}", "--weight", "{weights}", "--conf", "1.5"], "both lie between 0 and 1"),
         (["{latent}", "--weight", "{weights}", "--rate", "50"], "its name says rate 75, --rate 50: leave --rate out"),

@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentface.errors import LatentFaceError
 from latentface.model.backbone import PictureStem, PrunedResNet, build_resnet
 from latentface.model.bridge import BRIDGES, BridgeModule, ShuffleBridge
-from latentface.model.config import BACKBONES, BRIDGE_ENTERS, ModelConfig
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
 from latentface.model.neck import ContextHead, FeaturePyramid
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 
 CPU = torch.device("cpu")
-PAIRS = [(a, b) for a, b in product(BACKBONES, BRIDGES) if a != "light" or BRIDGE_ENTERS[b] == "layer2"]
+PAIRS = [(a, b) for a, b in product(BACKBONES, BRIDGES) if a in RESNETS or BRIDGE_ENTERS[b] == "layer2"]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,0 +1,116 @@
+"""Starting as the teacher: where a cell's channels decide the picture, the fitted entry sees what the teacher sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latentface.data.batches import LatentBatch
+from latentface.errors import LatentFaceError
+from latentface.model.config import ModelConfig
+from latentface.model.normalisation import LatentStatistics
+from latentface.model.retinaface import RetinaFace
+from latentface.training import entry
+from latentface.training.entry import OWN_PARTS, start_as
+
+CHANNELS, CELLS = 6, 5
+RATES = (12, 75)
+
+
+class LinearEyes(nn.Module):
+    """Linear but for its last activation, as the fit assumes: [B, 3, H, W] -> [B, 32, H / 4, W / 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 32, 7, stride=4, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(self.convolution(x), 0.1)
+
+
+@pytest.fixture(autouse=True)
+def hardly_any_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "CHANNEL_RIDGE", 1e-3)
+    monkeypatch.setattr(entry, "TAP_RIDGE", 1e-3)
+
+
+@pytest.fixture
+def teacher() -> RetinaFace:
+    torch.manual_seed(0)
+    model = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1)).eval()
+    model.entry = LinearEyes()
+    return model
+
+
+@pytest.fixture
+def batches() -> list[LatentBatch]:
+    """Pictures that six numbers a cell decide; each rate's codec model mixes the six in a way of its own."""
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.randn(CHANNELS, 3 * 16 * 16, generator=generator)
+    mixing = torch.randn(len(RATES), CHANNELS, CHANNELS, generator=generator)
+
+    def batch() -> LatentBatch:
+        numbers = torch.randn(4, CHANNELS, CELLS, CELLS, generator=generator)
+        pictures = 124 + 20 * nn.functional.pixel_shuffle(torch.einsum("bchw,cp->bphw", numbers, basis), 16)
+        rows = torch.tensor([0, 1, 0, 1])
+        latents = torch.einsum("bchw,bdc->bdhw", numbers, mixing[rows])
+        none = torch.zeros(4, 1, dtype=torch.bool)
+        return LatentBatch(
+            ["a", "b", "c", "d"], latents, torch.tensor(RATES)[rows], torch.full((4,), -1), torch.zeros(4, 1, 4),
+            torch.zeros(4, 1, 10), none, none, pictures=pictures,
+        )  # fmt: skip
+
+    return [batch() for _ in range(30)]
+
+
+def student(projection: int, backbone: str = "mobilenet", bridge: str = "residual") -> RetinaFace:
+    statistics = LatentStatistics(torch.zeros(2, CHANNELS), torch.full((2, CHANNELS), 4.0), RATES, (0, 1))
+    return RetinaFace(ModelConfig(backbone, bridge, channels=CHANNELS, projection=projection), statistics)
+
+
+def seen(model: RetinaFace, batch: LatentBatch) -> Tensor:
+    x = model.normalisation(batch.latents, batch.rates)
+    if model.config.projection:
+        x = model.projection(x, model.normalisation.rows(batch.rates))
+    return model.entry(x)
+
+
+def test_the_entry_sees_what_the_teacher_sees(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
+    model = student(projection=CHANNELS)
+    start_as(teacher, model, batches[1:], pictures=10_000)
+    with torch.no_grad():
+        goal = teacher.entry(teacher.normalisation(batches[0].pictures, batches[0].rates))
+        error = seen(model, batches[0]) - goal
+    assert error.square().mean() < 5e-3 * goal.var()  # what is left is the frame's, where cells have no neighbours
+    theirs, ours = teacher.state_dict(), model.state_dict()
+    behind = [name for name in ours if not name.startswith(OWN_PARTS)]
+    assert len(behind) > 100
+    assert all(torch.equal(theirs[name], ours[name]) for name in behind)
+
+
+def test_too_few_directions_keep_the_strongest(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
+    errors = []
+    for kept in (2, 4, 6):
+        model = student(projection=kept)
+        start_as(teacher, model, batches[1:], pictures=10_000)
+        with torch.no_grad():
+            goal = teacher.entry(teacher.normalisation(batches[0].pictures, batches[0].rates))
+            errors.append(((seen(model, batches[0]) - goal).square().mean() / goal.var()).item())
+    assert 0.8 > errors[0] > 1.5 * errors[1] > 20 * errors[2]  # 1 would be the mean's
+
+
+def test_only_so_many_pictures_are_looked_at(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
+    one, other = student(projection=CHANNELS), student(projection=CHANNELS)
+    start_as(teacher, one, batches, pictures=5)
+    start_as(teacher, other, batches[:2], pictures=8)
+    torch.testing.assert_close(one.entry.expand.weight, other.entry.expand.weight)
+
+
+def test_teachers_that_cannot_be_started_as(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
+    for model in (student(0, "light"), student(0, "mobilenet", "deep")):
+        with pytest.raises(LatentFaceError, match="needs --bridge residual and a teacher of the same backbone"):
+            start_as(teacher, model, batches, pictures=8)
+    blind = [LatentBatch(*(getattr(batches[0], name) for name in list(vars(batches[0]))[:8]))]
+    with pytest.raises(LatentFaceError, match="not every latent has its photograph"):
+        start_as(teacher, student(CHANNELS), blind, pictures=8)
