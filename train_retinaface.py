@@ -2,7 +2,7 @@
 
     python train_retinaface.py --dataset_root ./retina-modify --no_wandb
 
-All flags: --help. The same as `latentface train`.
+All flags: --help. The same as `latentface train --recipe retinaface`.
 """
 
 import sys
@@ -10,4 +10,4 @@ import sys
 from latentface.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(main(["train", "--recipe", "retinaface", *sys.argv[1:]]))

@@ -28,18 +28,25 @@ def option(
     choices: Sequence | None = None,
     positional: bool = False,
     settings_file: str = "",
+    presets: dict[str, dict[str, Any]] | None = None,
 ) -> Any:
     """A dataclass field with its help.
 
     `choices` limits the values; `positional` takes it without a flag; `settings_file`: the value is a folder whose
-    file of that name holds the settings to start from.
+    file of that name holds the settings to start from; `presets`: the values stand for other settings' defaults.
     """
-    metadata = {"help": help, "choices": choices, "positional": positional, "settings_file": settings_file}
+    metadata = {
+        "help": help,
+        "choices": tuple(presets) if presets else choices,
+        "positional": positional,
+        "settings_file": settings_file,
+        "presets": presets or {},
+    }
     return field(default=default, metadata=metadata)
 
 
 def parse(config_class: type[Config], arguments: Sequence[str] | None, program: str) -> Config:
-    """Command line -> config. Order of precedence: flags, a `settings_file`, `--config file.yaml`, defaults.
+    """Command line -> config. Precedence: flags, a `settings_file`, `--config file.yaml`, presets, defaults.
 
     Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
     """
@@ -57,10 +64,20 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None, program: 
         if folder and setting.metadata.get("settings_file"):
             values.update(_read_settings(config_class, setting, folder))
     values.update({name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    values = with_presets(config_class, values)
     missing = [s.name for s in settings if s.default is MISSING and s.name not in values]
     if missing:
         raise LatentFaceError(f"missing: {', '.join('--' + name for name in missing)}; see {program} --help")
     return config_class(**values)
+
+
+def with_presets(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Settings, and below them those that the chosen presets stand for."""
+    below: dict[str, Any] = {}
+    for setting in fields(config_class):
+        if presets := setting.metadata.get("presets"):
+            below.update(presets[values.get(setting.name, setting.default)])
+    return {**below, **values}
 
 
 def _read_settings(config_class: type, setting: Field, folder: str) -> dict[str, Any]:

@@ -278,3 +278,36 @@ def test_a_folder_without_settings(tmp_path):
 
 def test_reading_a_file_alone_gives_only_what_it_says(yaml):
     assert read_yaml(Config, yaml("rates: [12]\nlimit: null")) == {"rates": (12,), "limit": None}
+
+
+@dataclass
+class Recipe:
+    style: str = option("new", "which", presets={"new": {"heat": 0.9, "count": 2}, "old": {}})
+    heat: float = option(0.5, "share of the full heat")
+    count: int = option(1, "how many")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], Recipe("new", 0.9, 2)),
+        (["--heat", "0.1"], Recipe("new", 0.1, 2)),
+        (["--style", "old"], Recipe("old", 0.5, 1)),
+        (["--style", "old", "--style", "new", "--count", "7"], Recipe("new", 0.9, 7)),
+    ],
+)
+def test_presets_stand_below_what_is_said(words: list[str], wanted: Recipe) -> None:
+    assert parse(Recipe, words, "bake") == wanted
+
+
+def test_presets_stand_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "bake.yaml").write_text("count: 5\n")
+    assert parse(Recipe, ["--config", str(tmp_path / "bake.yaml")], "bake") == Recipe("new", 0.9, 5)
+
+
+def test_the_documented_scripts_train_by_the_original_recipe() -> None:
+    from latentface.training.config import TrainConfig
+
+    assert parse(TrainConfig, ["--recipe", "retinaface"], "train") == TrainConfig(recipe="retinaface")
+    for script in ("train.py", "train_retinaface.py"):
+        assert '"--recipe", "retinaface"' in (Path(__file__).parents[1] / script).read_text()

@@ -33,7 +33,7 @@ from latentface.apps.bench_timing import Row, matrix_throughput
 from latentface.apps.bench_tools import encode_row, folder_facts, help_seconds, memory_facts, wider_row
 from latentface.apps.bench_training import training_row
 from latentface.apps.drawing import draw_picture
-from latentface.codecs import CODECS, open_codec
+from latentface.codecs import CODECS, PRECISIONS, open_codec
 from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.pack import PackConfig
@@ -70,6 +70,7 @@ class BenchConfig:
     wider_python: str = option("python3", "Python that it was built for")
     parts: tuple[str, ...] = option(PARTS, "what to measure", choices=PARTS)
     backbone: str = option("resnet50", "backbone of the pixel side and of the large model")
+    models: tuple[str, ...] = option((), "of detection, only models of these backbones; empty: all")
     rounds: int = option(7, "how often each pair is measured")
     samples: int = option(2000, "very small samples on which the memory of whole commands is measured")
     threads: int = option(0, "threads of every network; 0: one per core")
@@ -91,8 +92,8 @@ def run(config: BenchConfig) -> Path:
     for part in config.parts:
         print(f"{part} ...", flush=True)
         found = [row.plain() if isinstance(row, Row) else row for row in MEASURES[part](config)]
-        if found:
-            rows[part] = found
+        again = {row["item"] for row in found}
+        rows[part] = [row for row in rows.get(part, []) if row["item"] not in again] + found
         _write(target, result)
         print(table(found), flush=True)
     print(f"{target}\n{target.with_suffix('.md')}")
@@ -100,7 +101,7 @@ def run(config: BenchConfig) -> Path:
 
 
 def _earlier(target: Path) -> dict[str, Any]:
-    """Parts of an earlier run on this machine stay until they are measured again."""
+    """Rows of an earlier run on this machine stay until they are measured again."""
     return json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
 
 
@@ -177,11 +178,13 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
         (config.backbone, "bilinear", 0, 2.0, None),
         (config.backbone, FAST_BRIDGE, 0, 2.0, 5.0),
         (config.backbone, "layer3", 0, 2.0, 5.0),
-        ("light", "deep", 128, None, 20.0),  # as the weights that come along
+        ("mobilenet", "residual", 128, None, 20.0),  # as the weights that come along
         ("light", "shuffle", 0, None, 20.0),
     ]
     with tempfile.TemporaryDirectory() as folder:
         for backbone, bridge, projection, plain_goal, best_goal in models[-1:] if config.quick else models:
+            if config.models and backbone not in config.models:
+                continue
             shape = ModelConfig(backbone, bridge, "latent", channels, stride, projection=projection)
             model = random_model(shape)
             for name, detector in _runtimes(model, given, Path(folder), config):
@@ -271,11 +274,16 @@ def _postprocessing(config: BenchConfig) -> Iterator[Row]:
 
 def _encode(config: BenchConfig) -> Iterator[Row]:
     name = config.codec or ("jpegai" if config.codec_weights else "dct")
-    if config.photographs:
-        count = 4 if config.quick else 24
-        yield encode_row(
-            Path(config.photographs), name, config.codec_weights, pictures=count, rounds=min(3, config.rounds)
-        )
+    for precision in PRECISIONS if config.photographs and name == "jpegai" else PRECISIONS[:1]:
+        if config.photographs:
+            yield encode_row(
+                Path(config.photographs),
+                name,
+                config.codec_weights,
+                pictures=4 if config.quick else 24,
+                rounds=min(3, config.rounds),
+                precision=precision,
+            )
 
 
 def _wider(config: BenchConfig) -> Iterator[Row]:

@@ -30,7 +30,9 @@ from latentface.model.retinaface import RetinaFace
 SMALL = (8, 4, 4)  # of a latent in a set that is large by its number only
 
 
-def encode_row(photographs: Path, codec_name: str, codec_weights: str, *, pictures: int, rounds: int) -> Row:
+def encode_row(
+    photographs: Path, codec_name: str, codec_weights: str, *, pictures: int, rounds: int, precision: str = "float32"
+) -> Row:
     """`latentface encode` on two processes beside a loop over pictures and rates in one: seconds of a picture.
 
     What starting takes (Python, imports, reading the networks) is left out on both sides.
@@ -55,7 +57,7 @@ def encode_row(photographs: Path, codec_name: str, codec_weights: str, *, pictur
             (folder / kind).mkdir()
             for path in paths:
                 shutil.copy(path, folder / kind)
-        command = ["encode", "--codec", codec_name, "--workers", "2"]
+        command = ["encode", "--codec", codec_name, "--workers", "2", "--precision", precision]
         command += ["--codec_weights", codec_weights] if codec_weights else []
         (folder / "plain").mkdir()
         theirs(chosen[:1], folder / "plain")  # reads the networks
@@ -71,7 +73,8 @@ def encode_row(photographs: Path, codec_name: str, codec_weights: str, *, pictur
             seconds[turn, 1] = elapsed(partial(theirs, chosen, folder / "plain")) / len(chosen)
     threads = torch.get_num_threads()
     facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
-    return Row(f"encode, {codec_name}, two processes, one picture at five rates", "one process, rate by rate",
+    name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
+    return Row(f"encode, {name}, two processes, one picture at five rates", "one process, rate by rate",
                comparison_of(seconds), 1.8, facts)  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from latentface.errors import LatentFaceError
 from latentface.evaluation import report
 from latentface.files import make_folder
 from latentface.inference import evaluate
-from latentface.options import option, plain_yaml, values_of
+from latentface.options import option, plain_yaml, values_of, with_presets
 from latentface.training.config import TrainConfig
 from latentface.training.loop import train
 
@@ -136,7 +136,7 @@ def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: 
     settings = None
     if "train" in way:
         own = _mapping(path, f"{where}: train", way["train"])
-        settings = values_of(TrainConfig, {**training, **own}, f"{path}: {where}")
+        settings = with_presets(TrainConfig, values_of(TrainConfig, {**training, **own}, f"{path}: {where}"))
         TrainConfig(**settings)
     sets = {}
     for place, own in _mapping(path, f"{where}: evaluate", way.get("evaluate")).items():

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,15 +86,28 @@ def run(config: ExportConfig) -> Path:
 
 
 def _write_halved(checkpoint: Checkpoint, out: Path) -> Path:
-    """Weights of convolutions in float16; statistics, whose range is wider, as they are."""
+    """Weights of convolutions in float16; statistics, whose range is wider, as they are. No paths of this machine."""
     state = {
         name: tensor.half() if tensor.dim() > 2 and tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.state.items()
     }
-    settings = {"format": FORMAT, "model": asdict(checkpoint.config), "state": state, "facts": checkpoint.facts}
+    settings = {
+        "format": FORMAT,
+        "model": asdict(checkpoint.config),
+        "state": state,
+        "facts": _without_paths(checkpoint.facts),
+    }
     save_atomically(settings, out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return out
+
+
+def _without_paths(facts: Any) -> Any:
+    """Settings and notes as they are, but for texts that name a place."""
+    if not isinstance(facts, dict):
+        return facts
+    places = {name for name, value in facts.items() if isinstance(value, str) and ("/" in value or "\\" in value)}
+    return {name: _without_paths(value) for name, value in facts.items() if name not in places}
 
 
 def largest_difference(model: RetinaFace, path: Path, samples: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -14,9 +14,9 @@ FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 def pretrained(codec: str) -> Path:
     """The checkpoint for latents of a codec. Raises LatentFaceError for one that there is none for."""
-    path = FOLDER / f"light_{codec}.pth"
+    path = FOLDER / f"mobilenet_{codec}.pth"
     if not path.is_file():
-        there = ", ".join(sorted(p.stem.removeprefix("light_") for p in FOLDER.glob("light_*.pth"))) or "none"
+        there = ", ".join(sorted(p.stem.removeprefix("mobilenet_") for p in FOLDER.glob("mobilenet_*.pth"))) or "none"
         raise LatentFaceError(f"no weights for latents of {codec} come with this package (there are: {there}): give "
                               "--weight")  # fmt: skip
     return path

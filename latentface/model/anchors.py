@@ -6,6 +6,7 @@ SSD (Liu et al. 2016), whose variances 0.1 and 0.2 scale centre and size offsets
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -117,6 +118,59 @@ def match(
     labels = positive.long()
     labels[overlaps_ignored & ~positive] = IGNORED
     return labels, torch.where(claimed, claimed_by, best_face)
+
+
+def match_adaptively(
+    priors: Tensor, boxes: Tensor, valid: Tensor, ignore: Tensor, levels: Sequence[int], *, nearest: int = 9
+) -> tuple[Tensor, Tensor]:
+    """ATSS (Zhang et al. 2020, algorithm 1): as `match`, with a threshold that every face sets for itself.
+
+    A face's candidates are the `nearest` priors of each level by distance of centres (`levels` counts the priors of
+    each); it takes those whose IoU reaches the candidates' mean plus standard deviation and whose centre lies inside,
+    and in any case the best candidate, as faces smaller than a cell have no centre inside. A prior that several faces
+    take answers for the one it overlaps most. Priors that overlap an ignored box by 0.35 are left out, as in `match`.
+    """
+    batch, faces = valid.shape
+    target = valid & ~ignore
+    prior_boxes = corners(priors)
+    best_iou = boxes.new_full((batch, len(priors)), -1.0)
+    best_face = torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device)
+    overlaps_ignored = torch.zeros(batch, len(priors), dtype=torch.bool, device=boxes.device)
+    for start in range(0, faces, TRUTHS_AT_A_TIME):
+        part = slice(start, start + TRUTHS_AT_A_TIME)
+        iou = batched_iou(boxes[:, part], prior_boxes)  # [B, m, A]
+        overlaps_ignored |= ((iou >= 0.35) & (valid & ignore)[:, part, None]).any(dim=1)
+        candidates = _nearest(boxes[:, part], priors, levels, nearest)  # [B, m, K]
+        overlap = iou.gather(2, candidates)
+        threshold = overlap.mean(dim=2, keepdim=True) + overlap.std(dim=2, keepdim=True)
+        inside = _inside(priors[candidates][..., :2], boxes[:, part, None])
+        best = overlap == overlap.amax(dim=2, keepdim=True)
+        taken = ((overlap >= threshold) & inside | best) & target[:, part, None]
+        # Of the faces that take a prior the one it overlaps most; a touch of nothing still beats no face at all.
+        claims = torch.full_like(iou, -1.0).scatter_(2, candidates, torch.where(taken, overlap, -1.0))
+        face_iou, face = claims.max(dim=1)
+        best_face = torch.where(face_iou > best_iou, face + start, best_face)
+        best_iou = torch.maximum(best_iou, face_iou)
+    positive = best_iou >= 0
+    labels = positive.long()
+    labels[overlaps_ignored & ~positive] = IGNORED
+    return labels, best_face
+
+
+def _nearest(boxes: Tensor, priors: Tensor, levels: Sequence[int], count: int) -> Tensor:
+    """Indices of the priors of each level whose centres are nearest to the boxes' [B, m, 4]: [B, m, K]."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    found, start = [], 0
+    for size in levels:
+        distance = torch.cdist(centres, priors[start : start + size, :2].expand(len(boxes), -1, -1))
+        found.append(distance.topk(min(count, size), dim=2, largest=False).indices + start)
+        start += size
+    return torch.cat(found, dim=2)
+
+
+def _inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """Whether points [..., 2] lie in boxes [..., 4]."""
+    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(dim=-1)
 
 
 def batched_iou(first: Tensor, second: Tensor) -> Tensor:

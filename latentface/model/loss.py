@@ -4,17 +4,33 @@ Classification by cross-entropy with seven hard negatives for every positive (on
 landmarks by smooth L1 on encoded offsets, weighted 1 : 2 : 1 as in the PyTorch implementations in public use (the
 paper weighs them 1 : 0.25 : 0.1), each divided by its number of positives. One departure: a picture without faces
 contributes seven negatives; there it contributes none.
+
+Each part has later alternatives: priors matched by ATSS; scores that learn the IoU of their box instead of mined
+negatives (quality focal loss); boxes by an IoU-type loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentface.model.anchors import NEGATIVE, POSITIVE, encode_boxes, encode_landmarks, match
+from latentface.errors import LatentFaceError
+from latentface.model.anchors import (
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    batched_iou,
+    decode_boxes,
+    encode_boxes,
+    encode_landmarks,
+    match,
+    match_adaptively,
+)
+from latentface.model.config import BOX_LOSSES, CLASS_LOSSES, MATCHINGS
 
 
 @dataclass(frozen=True)
@@ -38,21 +54,57 @@ class MultiTaskLoss:
     threshold: float = 0.35
     negatives_per_positive: int = 7
     weights: tuple[float, ...] = (1.0, 2.0, 1.0)  # of classes, boxes and landmarks
+    matching: str = "iou"
+    box_loss: str = "smooth_l1"
+    class_loss: str = "mining"
 
-    def __call__(self, predictions: dict[str, Tensor], targets: Targets, priors: Tensor) -> dict[str, Tensor]:
+    def __post_init__(self) -> None:
+        for name, allowed in (("matching", MATCHINGS), ("box_loss", BOX_LOSSES), ("class_loss", CLASS_LOSSES)):
+            if getattr(self, name) not in allowed:
+                raise LatentFaceError(f"{name} {getattr(self, name)!r} is none of {', '.join(allowed)}")
+
+    def __call__(
+        self, predictions: dict[str, Tensor], targets: Targets, priors: Tensor, levels: Sequence[int] = ()
+    ) -> dict[str, Tensor]:
+        """`levels`: how many priors each level has, for ATSS."""
         logits, offsets, points = (predictions[name].float() for name in ("scores", "boxes", "landmarks"))
-        labels, face = match(priors, targets.boxes, targets.valid, targets.ignore, threshold=self.threshold)
+        labels, face = self._match(priors, targets, levels)
         positive = labels == POSITIVE
         positives = positive.sum().clamp(min=1)
         picture, prior = positive.nonzero(as_tuple=True)  # [P] each: only positives are encoded
         chosen = face[picture, prior]
-        box_goal = encode_boxes(targets.boxes[picture, chosen], priors[prior])
-        boxes = F.smooth_l1_loss(offsets[picture, prior], box_goal, reduction="sum") / positives
+        truth = targets.boxes[picture, chosen]
+        boxes = self._boxes(offsets[picture, prior], truth, priors[prior]) / positives
         landmarks = self._landmarks(points[picture, prior], targets.landmarks[picture, chosen], priors[prior])
-        classes = self._classes(logits, labels) / positives
+        if self.class_loss == "mining":
+            classes = self._classes(logits, labels) / positives
+        else:
+            quality = torch.zeros_like(logits[..., 0])
+            with torch.no_grad():
+                quality[picture, prior] = paired_iou(decode_boxes(offsets[picture, prior], priors[prior]), truth)
+            classes = quality_focal(logits[..., 1] - logits[..., 0], quality)[labels != IGNORED].sum() / positives
         terms = (classes, boxes, landmarks)
         total = torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
         return {"total": total, "classes": classes, "boxes": boxes, "landmarks": landmarks}
+
+    def _match(self, priors: Tensor, targets: Targets, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
+        faces = (targets.boxes, targets.valid, targets.ignore)
+        if self.matching == "atss":
+            return match_adaptively(priors, *faces, levels)
+        return match(priors, *faces, threshold=self.threshold)
+
+    def _boxes(self, offsets: Tensor, truth: Tensor, priors: Tensor) -> Tensor:
+        """Summed over positives [P]: smooth L1 of the offsets, or an IoU-type loss of the boxes."""
+        if self.box_loss == "smooth_l1":
+            return F.smooth_l1_loss(offsets, encode_boxes(truth, priors), reduction="sum")
+        from torchvision import ops  # here, as it takes a second that the original loss can do without
+
+        loss = {
+            "giou": ops.generalized_box_iou_loss,
+            "diou": ops.distance_box_iou_loss,
+            "ciou": ops.complete_box_iou_loss,
+        }[self.box_loss]
+        return loss(decode_boxes(offsets, priors), truth, reduction="sum")
 
     def _landmarks(self, points: Tensor, truth: Tensor, priors: Tensor) -> Tensor:
         known = truth.isfinite().all(dim=1)  # [P]
@@ -74,3 +126,14 @@ class MultiTaskLoss:
         hardest = as_negative.topk(int(wanted.max()), dim=1).values  # [B, K]
         mined = torch.arange(hardest.shape[1], device=hardest.device) < wanted[:, None]
         return as_positive[labels == POSITIVE].sum() + torch.where(mined, hardest, 0.0).sum()
+
+
+def quality_focal(odds: Tensor, goal: Tensor) -> Tensor:
+    """Quality focal loss (Li et al. 2020, eq. 6, beta 2) of log-odds against probabilities, element by element."""
+    distance = (goal - torch.sigmoid(odds)).square()
+    return distance * F.binary_cross_entropy_with_logits(odds, goal, reduction="none")
+
+
+def paired_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of each box [N, 4] with its partner."""
+    return batched_iou(first[:, None], second[:, None])[:, 0, 0]

@@ -124,9 +124,17 @@ class RetinaFace(nn.Module):
 
     def priors(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """[A, 4] `cx cy width height`, picture pixels, for an input with so many rows and columns."""
+        return priors(self._level_shapes(rows, columns), LEVEL_STRIDES, self.config.prior_sizes, device)
+
+    def priors_per_level(self, rows: int, columns: int) -> list[int]:
+        """How many of `priors` belong to each level."""
+        shapes = self._level_shapes(rows, columns)
+        return [h * w * len(sizes) for (h, w), sizes in zip(shapes, self.config.prior_sizes, strict=True)]
+
+    def _level_shapes(self, rows: int, columns: int) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of the neck's levels."""
         height, width = self.picture_size(rows, columns)
-        shapes = tuple((-(-height // stride), -(-width // stride)) for stride in LEVEL_STRIDES)
-        return priors(shapes, LEVEL_STRIDES, self.config.prior_sizes, device)
+        return tuple((-(-height // stride), -(-width // stride)) for stride in LEVEL_STRIDES)
 
 
 def gather(levels: list[Tensor], heads: nn.ModuleList, values: int) -> Tensor:

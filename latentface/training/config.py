@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
-from latentface.model.config import BACKBONES, BRIDGE_ENTERS
+from latentface.model.config import BACKBONES, BOX_LOSSES, BRIDGE_ENTERS, CLASS_LOSSES, MATCHINGS
 from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
+
+RECIPES: dict[str, dict[str, Any]] = {  # what each stands for where nothing else is said; see records/recipe.json
+    "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
+    "retinaface": {},  # the original throughout: the defaults below
+}
 
 
 @dataclass
@@ -59,16 +65,31 @@ class TrainConfig:
     projection: int = option(0, "channels of a linear map of each codec model's own before the bridge; 0: none")
     teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
     photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
+    teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
     fit_entry: int = option(
         0,
         "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
         "what the teacher sees there, e.g. 1000; 0: no",
     )
+    entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
+    keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
     average: float = option(0.0, "validate and keep a moving average of the weights, e.g. 0.998 per step; 0: none")
     loss_weights: tuple[float, ...] = option(
         (1.0, 2.0, 1.0),
         "of classes, boxes and landmarks, of the labels' loss and the teacher's; from random weights 4 0.5 0.1 learns "
         "several times faster",
+    )
+    recipe: str = option(
+        "modern",
+        "defaults of the settings below: modern, the best found, or retinaface, exactly the original",
+        presets=RECIPES,
+    )
+    matching: str = option(
+        "iou", "priors for each face: by IoU 0.35 as RetinaFace, or by a threshold of its own (ATSS)", choices=MATCHINGS
+    )
+    box_loss: str = option("smooth_l1", "of boxes: smooth L1 as RetinaFace, or of their overlap", choices=BOX_LOSSES)
+    class_loss: str = option(
+        "mining", "of scores: seven hard negatives a face as RetinaFace, or quality focal loss", choices=CLASS_LOSSES
     )
     optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
     schedule: str = option(
@@ -121,6 +142,8 @@ class TrainConfig:
             "seed",
             "projection",
             "fit_entry",
+            "teacher_weight",
+            "entry_lr",
         )
         for name in numbers:
             if not getattr(self, name) >= 0:  # refuses NaN too

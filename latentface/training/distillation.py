@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from latentface.errors import LatentFaceError
 from latentface.model.config import ModelConfig
+from latentface.model.loss import quality_focal
 from latentface.model.retinaface import NECK_CHANNELS, RetinaFace
 
 SURE = 0.3  # probability from which the teacher's boxes and landmarks are worth learning
@@ -90,9 +91,7 @@ def output_loss(
 ) -> Tensor:
     """Quality focal loss of the scores, smooth L1 of boxes and landmarks where the teacher is sure."""
     odds = log_odds(predictions["scores"].float())
-    distance = (face - torch.sigmoid(odds)).square()
-    classes = distance * F.binary_cross_entropy_with_logits(odds, face, reduction="none")
-    classes = classes.sum() / face.sum().clamp(min=1.0)
+    classes = quality_focal(odds, face).sum() / face.sum().clamp(min=1.0)
     sure = torch.where(face > SURE, face, 0.0)
     offsets = [
         (F.smooth_l1_loss(predictions[name].float(), goals[name], reduction="none").sum(dim=2) * sure).sum()

@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> Path:
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
     run = Run(
         config, folder, device, precision, dataset, validation, batches, loader, model, average,
-        MultiTaskLoss(weights=config.loss_weights), distillation, optimizer, scaler, progress, order, journal,
+        setup.build_loss(config), distillation, optimizer, scaler, progress, order, journal,
     )  # fmt: skip
     print(f"experiment directory: {folder}", flush=True)
     try:
@@ -127,7 +127,7 @@ def fit(run: Run) -> None:
 
 def _train_epoch(run: Run, stop: StopRequest) -> None:
     """The rest of one epoch. `run.progress` is at a step's end whenever this returns."""
-    setup.training_mode(run.model, freeze=run.config.freeze, keep_statistics=run.config.fit_entry > 0)
+    setup.training_mode(run.model, freeze=run.config.freeze, keep_statistics=run.config.keep_statistics)
     run.batches.epoch, run.batches.first_batch = run.progress.epoch, run.progress.batch
     total = -(-(len(run.batches) - run.progress.batch) // run.config.accumulate)
     title = f"epoch {run.progress.epoch + 1}/{run.config.epochs}"
@@ -151,7 +151,7 @@ def _step(run: Run, group: list[LatentBatch]) -> None:
         epoch, epochs=run.config.epochs, warmup=run.config.warmup, schedule=run.config.schedule
     )
     for parameters in run.optimizer.param_groups:
-        parameters["lr"] = run.config.lr * factor
+        parameters["lr"] = run.config.lr * factor * parameters["factor"]
     run.optimizer.zero_grad(set_to_none=True)
     for batch in group:
         losses = _losses(run, batch)
@@ -175,13 +175,14 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         levels = run.model.neck_levels(latents, rates, indices)
         predictions = run.model.predictions(levels)
-    losses = run.loss(predictions, targets, priors)
-    if run.distillation is None or batch.pictures is None:
+    losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
+    weight = run.config.teacher_weight
+    if run.distillation is None or batch.pictures is None or not weight:
         return losses
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         seen = run.distillation.look(batch.pictures, run.device)
     taught = run.distillation(levels, predictions, *seen)
-    return losses | taught | {"total": losses["total"] + sum(taught.values())}
+    return losses | taught | {"total": losses["total"] + weight * sum(taught.values())}
 
 
 def _finite_values(losses: dict[str, Tensor], run: Run, batch: LatentBatch) -> dict[str, float]:
@@ -217,7 +218,7 @@ def _finish_epoch(run: Run) -> None:
         "epoch": epoch,
         "loss": progress.sums["total"] / progress.pictures,
         **{f"loss_{name}": value / progress.pictures for name, value in progress.sums.items() if name != "total"},
-        "lr": run.optimizer.param_groups[0]["lr"],
+        "lr": run.optimizer.param_groups[-1]["lr"],
         "seconds": progress.seconds,
         "pictures_per_second": progress.pictures / progress.seconds,
     }

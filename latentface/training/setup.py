@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -22,6 +23,7 @@ from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.config import RESNETS, ModelConfig
 from latentface.model.faces import Thresholds
+from latentface.model.loss import MultiTaskLoss
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import SETTINGS_NAME, TrainConfig
@@ -140,9 +142,10 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         if checkpoint.config.prior_sizes != model_config.prior_sizes:
             sizes = " ".join(str(size) for level in checkpoint.config.prior_sizes for size in level)
             raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
-        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("normalisation.")}
-        learned = {name: t for name, t in checkpoint.state.items() if not name.startswith("normalisation.")}
-        load_strictly(model, learned | own, config.weight)
+        state = dict(checkpoint.state)
+        if not pixels:  # what was measured on this training set stays; a detector of pixels brings its own range
+            state |= {name: t for name, t in model.state_dict().items() if name.startswith("normalisation.")}
+        load_strictly(model, state, config.weight)
     return model
 
 
@@ -166,6 +169,15 @@ def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.dev
     return distillation
 
 
+def build_loss(config: TrainConfig) -> MultiTaskLoss:
+    return MultiTaskLoss(
+        weights=config.loss_weights,
+        matching=config.matching,
+        box_loss=config.box_loss,
+        class_loss=config.class_loss,
+    )
+
+
 def build_average(config: TrainConfig, model: RetinaFace) -> AveragedModel | None:
     """The moving average of the weights, batch statistics included."""
     if not config.average:
@@ -176,10 +188,14 @@ def build_average(config: TrainConfig, model: RetinaFace) -> AveragedModel | Non
 def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optimizer:
     if config.freeze:
         model.backbone.requires_grad_(False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters: dict[bool, list[Tensor]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameters[name.startswith(("projection.", "entry."))].append(parameter)
+    groups = [{"params": parameters[True], "factor": config.entry_lr}, {"params": parameters[False], "factor": 1.0}]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
 
 
 def training_mode(model: RetinaFace, *, freeze: bool, keep_statistics: bool = False) -> None:

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentface.apps.demo import DemoConfig, draw_split
 from latentface.data.batches import SampleKey, collate
-from latentface.data.encode import EncodeConfig, encode
 from latentface.data.labels import read_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
@@ -80,22 +78,9 @@ def test_files_that_are_no_teachers(tmp_path: Path) -> None:
         load_teacher(tmp_path / "other.pth")
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ROOT with photos/train and train/: six drawn pictures and a crop of each, encoded by dct with a manifest."""
-    root = tmp_path_factory.mktemp("photographs")
-    settings = DemoConfig(out=str(root), pictures=6, held_out=1, size=96)
-    draw_split(root / "photos" / "train", "train", 6, settings)
-    images, labels = str(root / "photos" / "train"), str(root / "photos" / "train" / "labels.txt")
-    encode(
-        EncodeConfig(images=images, labels=labels, out=str(root / "train"), rates=(75,), size=96, crops=1, workers=1)
-    )
-    return root
-
-
-def test_samples_hold_the_picture_that_was_encoded(photographs: Path) -> None:
-    options = {"rates": (75,), "photographs": photographs / "photos" / "train"}
-    dataset = NestedLatentWiderFaceDataset.of_split(photographs / "train", **options)
+def test_samples_hold_the_picture_that_was_encoded(drawn_photographs: Path) -> None:
+    options = {"rates": (75,), "photographs": drawn_photographs / "photos" / "train"}
+    dataset = NestedLatentWiderFaceDataset.of_split(drawn_photographs / "train", **options)
     from latentface.codecs.dct import DctCodec
 
     for index, picture in enumerate(dataset.pictures):
@@ -106,9 +91,9 @@ def test_samples_hold_the_picture_that_was_encoded(photographs: Path) -> None:
     np.testing.assert_array_equal(batch.pictures[1].numpy(), dataset[1].picture.transpose(2, 0, 1))
 
 
-def test_a_crop_of_cells_is_the_same_part_of_the_picture(photographs: Path) -> None:
-    options = {"rates": (75,), "photographs": photographs / "photos" / "train", "crop": 2}
-    dataset = NestedLatentWiderFaceDataset.of_split(photographs / "train", **options)
+def test_a_crop_of_cells_is_the_same_part_of_the_picture(drawn_photographs: Path) -> None:
+    options = {"rates": (75,), "photographs": drawn_photographs / "photos" / "train", "crop": 2}
+    dataset = NestedLatentWiderFaceDataset.of_split(drawn_photographs / "train", **options)
     whole = dataset[0]
     part = dataset[SampleKey(0, epoch=3)]
     places = [(y, x) for y in range(5) for x in range(5)]
@@ -120,14 +105,16 @@ def test_a_crop_of_cells_is_the_same_part_of_the_picture(photographs: Path) -> N
     assert len(found) == 1
 
 
-def test_photographs_that_are_missing(photographs: Path, drawn_dataset: Path, tmp_path: Path) -> None:
+def test_photographs_that_are_missing(drawn_photographs: Path, drawn_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(LatentFaceError, match="no photograph of"):
-        NestedLatentWiderFaceDataset.of_split(photographs / "train", photographs=tmp_path)
+        NestedLatentWiderFaceDataset.of_split(drawn_photographs / "train", photographs=tmp_path)
     with pytest.raises(LatentFaceError, match="no manifest says where it lies"):
-        NestedLatentWiderFaceDataset.of_split(drawn_dataset / "train", photographs=photographs / "photos" / "train")
+        NestedLatentWiderFaceDataset.of_split(
+            drawn_dataset / "train", photographs=drawn_photographs / "photos" / "train"
+        )
 
 
-def test_a_student_is_taught_averaged_and_resumed(photographs: Path, tmp_path: Path) -> None:
+def test_a_student_is_taught_averaged_and_resumed(drawn_photographs: Path, tmp_path: Path) -> None:
     from latentface.training.config import TrainConfig
     from latentface.training.journal import read_rows
     from latentface.training.loop import train
@@ -138,8 +125,8 @@ def test_a_student_is_taught_averaged_and_resumed(photographs: Path, tmp_path: P
 
     def settings(epochs: int, out: Path, resume: bool = False) -> TrainConfig:
         return TrainConfig(
-            dataset_root=str(photographs), model="light", bridge="deep", projection=32, no_wandb=True, workers=0,
-            teacher=str(teacher), photographs=str(photographs / "photos" / "train"), average=0.5, epochs=epochs,
+            dataset_root=str(drawn_photographs), model="light", bridge="deep", projection=32, no_wandb=True, workers=0,
+            teacher=str(teacher), photographs=str(drawn_photographs / "photos" / "train"), average=0.5, epochs=epochs,
             batch_size=4, resume=str(out) if resume else "", out="" if resume else str(out), precision="float32",
             schedule="step", optimizer="adamw", warmup=0.0,
         )  # fmt: skip

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from latentface.data.batches import LatentBatch
+from latentface.data.encode import EncodeConfig, encode
 from latentface.errors import LatentFaceError
+from latentface.model.checkpoint import load_checkpoint, save_checkpoint
 from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training import entry
+from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, start_as
+from latentface.training.journal import read_rows
+from latentface.training.loop import train
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -114,3 +121,47 @@ def test_teachers_that_cannot_be_started_as(teacher: RetinaFace, batches: list[L
     blind = [LatentBatch(*(getattr(batches[0], name) for name in list(vars(batches[0]))[:8]))]
     with pytest.raises(LatentFaceError, match="not every latent has its photograph"):
         start_as(teacher, student(CHANNELS), blind, pictures=8)
+
+
+def test_a_run_that_starts_as_its_teacher(drawn_photographs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
+    twin.normalisation.mean.fill_(100.0)  # a range of its own
+    save_checkpoint(tmp_path / "twin.pth", twin, {})
+    common = {
+        "model": "mobilenet", "no_wandb": True, "workers": 0, "epochs": 1, "batch_size": 6, "precision": "float32",
+        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
+        "warmup": 0.0, "keep_statistics": True, "optimizer": "sgd",
+    }  # fmt: skip
+    latents = {"dataset_root": str(drawn_photographs), "bridge": "residual", "projection": 8, "fit_entry": 6}
+    still = train(TrainConfig(**common, **latents, entry_lr=0.0, out=str(tmp_path / "still")))
+    moved = train(TrainConfig(**common, **latents, entry_lr=0.5, lr=1e-5, out=str(tmp_path / "moved")))
+    first, second = (load_checkpoint(folder / "weight_final.pth").state for folder in (still, moved))
+    theirs = twin.state_dict()
+    for name in first:
+        if "running_" in name and not name.startswith(OWN_PARTS):
+            assert torch.equal(first[name], theirs[name]), name  # statistics are kept
+    assert not torch.equal(first["class_heads.0.weight"], theirs["class_heads.0.weight"])
+    assert not torch.equal(first["entry.expand.weight"], second["entry.expand.weight"])
+    alone = train(TrainConfig(**common | {"teacher_weight": 0.0}, **latents, out=str(tmp_path / "alone")))
+    assert "loss_features" not in read_rows(alone / "metrics.jsonl")[0]
+
+
+def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
+    twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
+    twin.normalisation.mean.fill_(100.0)
+    save_checkpoint(tmp_path / "twin.pth", twin, {})
+    photos = drawn_photographs / "photos" / "train"
+    encode(
+        EncodeConfig(
+            images=str(photos), labels=str(photos / "labels.txt"), out=str(tmp_path / "pixels" / "train"),
+            codec="pixels", rates=(0,), size=96, dtype="uint8", workers=1,
+        )
+    )  # fmt: skip
+    folder = train(
+        TrainConfig(
+            dataset_root=str(tmp_path / "pixels"), rates=(0,), model="mobilenet", weight=str(tmp_path / "twin.pth"),
+            epochs=1, workers=0, no_wandb=True, out=str(tmp_path / "run"),
+        )
+    )  # fmt: skip
+    assert load_checkpoint(folder / "weight_final.pth").state["normalisation.mean"].flatten().tolist() == [100.0] * 3
