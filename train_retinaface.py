@@ -10,4 +10,4 @@ import sys
 from latentface.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", "--recipe", "retinaface", *sys.argv[1:]]))
+    sys.exit(main(["train", *sys.argv[1:]], defaults={"recipe": "retinaface"}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from latentface import options
 from latentface.errors import LatentFaceError
@@ -54,13 +54,16 @@ COMMANDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 when all went well, 2 for a mistake that one line explains, 130 when interrupted."""
+def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | None = None) -> int:
+    """Runs one command; 0 when all went well, 2 for a mistake that one line explains, 130 when interrupted.
+
+    `defaults` stand in place of the command's own.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _dispatch(words)
+        return _dispatch(words, defaults)
     except LatentFaceError as error:
         if debug:
             raise
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], defaults: Mapping[str, Any] | None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -90,7 +93,7 @@ def _dispatch(words: list[str]) -> int:
         raise LatentFaceError(f"no command {name!r}; {hint}")
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
-    config = options.parse(getattr(module, command.config), words[1:], f"latentface {name}")
+    config = options.parse(getattr(module, command.config), words[1:], f"latentface {name}", defaults)
     outcome = getattr(module, command.function)(config)
     return outcome if isinstance(outcome, int) else 0
 

@@ -11,7 +11,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -28,25 +28,20 @@ def option(
     choices: Sequence | None = None,
     positional: bool = False,
     settings_file: str = "",
-    presets: dict[str, dict[str, Any]] | None = None,
 ) -> Any:
     """A dataclass field with its help.
 
     `choices` limits the values; `positional` takes it without a flag; `settings_file`: the value is a folder whose
-    file of that name holds the settings to start from; `presets`: the values stand for other settings' defaults.
+    file of that name holds the settings to start from.
     """
-    metadata = {
-        "help": help,
-        "choices": tuple(presets) if presets else choices,
-        "positional": positional,
-        "settings_file": settings_file,
-        "presets": presets or {},
-    }
+    metadata = {"help": help, "choices": choices, "positional": positional, "settings_file": settings_file}
     return field(default=default, metadata=metadata)
 
 
-def parse(config_class: type[Config], arguments: Sequence[str] | None, program: str) -> Config:
-    """Command line -> config. Precedence: flags, a `settings_file`, `--config file.yaml`, presets, defaults.
+def parse(
+    config_class: type[Config], arguments: Sequence[str] | None, program: str, defaults: Mapping[str, Any] | None = None
+) -> Config:
+    """Command line -> config. Precedence: flags, a `settings_file`, `--config file.yaml`, `defaults`, the class's own.
 
     Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
     """
@@ -58,26 +53,16 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None, program: 
     given = vars(namespace)
     settings: tuple[Field, ...] = fields(config_class)  # type: ignore[arg-type]
     config_file = given.pop("config", None)
-    values = read_yaml(config_class, config_file) if config_file else {}
+    values = {**(defaults or {}), **(read_yaml(config_class, config_file) if config_file else {})}
     for setting in settings:
         folder = given.get(setting.name) or values.get(setting.name)
         if folder and setting.metadata.get("settings_file"):
             values.update(_read_settings(config_class, setting, folder))
     values.update({name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-    values = with_presets(config_class, values)
     missing = [s.name for s in settings if s.default is MISSING and s.name not in values]
     if missing:
         raise LatentFaceError(f"missing: {', '.join('--' + name for name in missing)}; see {program} --help")
     return config_class(**values)
-
-
-def with_presets(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Settings, and below them those that the chosen presets stand for."""
-    below: dict[str, Any] = {}
-    for setting in fields(config_class):
-        if presets := setting.metadata.get("presets"):
-            below.update(presets[values.get(setting.name, setting.default)])
-    return {**below, **values}
 
 
 def _read_settings(config_class: type, setting: Field, folder: str) -> dict[str, Any]:

@@ -280,34 +280,19 @@ def test_reading_a_file_alone_gives_only_what_it_says(yaml):
     assert read_yaml(Config, yaml("rates: [12]\nlimit: null")) == {"rates": (12,), "limit": None}
 
 
-@dataclass
-class Recipe:
-    style: str = option("new", "which", presets={"new": {"heat": 0.9, "count": 2}, "old": {}})
-    heat: float = option(0.5, "share of the full heat")
-    count: int = option(1, "how many")
+def test_defaults_of_a_caller_stand_below_all_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "bake.yaml").write_text("heat: 0.7\n")
+    words = ["--config", str(tmp_path / "bake.yaml"), "--shape", "round"]
+    found = parse(Config, words, "bake", {"heat": 0.1, "shape": "flat", "batch_size": 3})
+    assert (found.heat, found.shape, found.batch_size) == (0.7, "round", 3)
 
 
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        ([], Recipe("new", 0.9, 2)),
-        (["--heat", "0.1"], Recipe("new", 0.1, 2)),
-        (["--style", "old"], Recipe("old", 0.5, 1)),
-        (["--style", "old", "--style", "new", "--count", "7"], Recipe("new", 0.9, 7)),
-    ],
-)
-def test_presets_stand_below_what_is_said(words: list[str], wanted: Recipe) -> None:
-    assert parse(Recipe, words, "bake") == wanted
-
-
-def test_presets_stand_below_a_file(tmp_path: Path) -> None:
-    (tmp_path / "bake.yaml").write_text("count: 5\n")
-    assert parse(Recipe, ["--config", str(tmp_path / "bake.yaml")], "bake") == Recipe("new", 0.9, 5)
-
-
-def test_the_documented_scripts_train_by_the_original_recipe() -> None:
+def test_a_recipe_settles_what_is_left_open() -> None:
     from latentface.training.config import TrainConfig
 
-    assert parse(TrainConfig, ["--recipe", "retinaface"], "train") == TrainConfig(recipe="retinaface")
-    for script in ("train.py", "train_retinaface.py"):
-        assert '"--recipe", "retinaface"' in (Path(__file__).parents[1] / script).read_text()
+    modern, original = TrainConfig(), TrainConfig(recipe="retinaface", schedule="cosine")
+    assert (modern.optimizer, modern.schedule, modern.average) == ("adamw", "cosine", 0.998)
+    assert (original.optimizer, original.schedule, original.average) == ("sgd", "cosine", 0.0)
+    assert TrainConfig(average=0.0).average == 0.0
+    with pytest.raises(LatentFaceError, match="--recipe best: there are modern, retinaface"):
+        TrainConfig(recipe="best")

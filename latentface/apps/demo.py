@@ -156,6 +156,7 @@ def _train(out: Path, config: DemoConfig) -> Path:
         optimizer="adamw",
         lr=2e-3,
         schedule="cosine",
+        average=0.0,
         prior_sizes=(10, 20, 40, 80, 160, 320),  # for faces of 12 to 300 pixels
         val_every=config.epochs,
         no_wandb=True,

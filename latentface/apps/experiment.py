@@ -33,8 +33,8 @@ from latentface.errors import LatentFaceError
 from latentface.evaluation import report
 from latentface.files import make_folder
 from latentface.inference import evaluate
-from latentface.options import option, plain_yaml, values_of, with_presets
-from latentface.training.config import TrainConfig
+from latentface.options import option, plain_yaml, values_of
+from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.loop import train
 
 KEYS = {"train", "evaluate", "seeds", "ways", "anchor", "faces"}
@@ -58,6 +58,10 @@ class Way:
     weight: str  # where nothing is trained
     sets: dict[str, dict[str, Any]]  # settings of an evaluation by name of the set
 
+    def curve(self, place: str) -> str:
+        """The name in the report of what one set says of this way."""
+        return self.name if place == self.name else f"{self.name} {place}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,6 +80,9 @@ def run(config: ExperimentConfig) -> Path:
     for name in config.ways:
         if name not in names:
             raise LatentFaceError(f"--ways {name}: {config.plan} has {', '.join(names)}")
+    for way in plan.ways:
+        if way.train is None and not Path(way.weight).is_file():
+            raise LatentFaceError(f"{config.plan}: ways: {way.name}: weight {way.weight}: no such file")
     out = make_folder(config.out, "--out")
     for way in plan.ways:
         if not config.ways or way.name in config.ways:
@@ -96,6 +103,10 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
         begun = (folder / "state.pth").is_file()
         settings = {**way.train, "seed": seed, "no_wandb": True, ("resume" if begun else "out"): str(folder)}
         train(TrainConfig(**settings))
+        if not weight.is_file():  # Ctrl-C or --max_hours: the state is saved
+            raise KeyboardInterrupt
+    if way.train is not None:
+        _refuse_another_plan(folder, way.train)
     for name, settings in way.sets.items():
         place = folder / name
         if not (place / "evaluation.json").is_file():
@@ -103,13 +114,25 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
             evaluate.run(evaluate.EvaluateConfig(**{**settings, "weight": str(weight), "out": str(place)}))
 
 
+def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises LatentFaceError where a run was trained by other settings than the plan now has."""
+    trained = values_of(TrainConfig, plain_yaml(str(folder / SETTINGS_NAME)), folder / SETTINGS_NAME)
+    for name, value in settings.items():
+        if trained.get(name) != value:
+            raise LatentFaceError(
+                f"{folder}: trained with {name} {trained.get(name)}, the plan says {value}: give another --out, or "
+                "remove that folder"
+            )
+
+
 def results(plan: Plan, out: Path) -> Iterator[tuple[str, Path]]:
     """Name of the curve and evaluation file of everything that is done."""
     for way in plan.ways:
         for name in way.sets:
-            curve = way.name if name == way.name else f"{way.name} {name}"
-            for path in sorted((out / way.name).glob(f"seed_*/{name}/evaluation.json")):
-                yield curve, path
+            for seed in plan.seeds:
+                path = out / way.name / f"seed_{seed}" / name / "evaluation.json"
+                if path.is_file():
+                    yield way.curve(name), path
 
 
 def read_plan(path: str) -> Plan:
@@ -125,7 +148,12 @@ def read_plan(path: str) -> Plan:
         raise LatentFaceError(f"{path}: seeds: expected a list of whole numbers")
     ways = [_way(path, str(name), way, training, judging) for name, way in content["ways"].items()]
     anchor = content.get("anchor", [])
-    return Plan(ways, seeds, tuple(anchor if isinstance(anchor, list) else [anchor]), str(content.get("faces", "all")))
+    anchors = tuple(anchor if isinstance(anchor, list) else [anchor])
+    curves = [way.curve(place) for way in ways for place in way.sets]
+    for name in anchors:
+        if name not in curves:
+            raise LatentFaceError(f"{path}: anchor: no curve {name!r}; there will be {', '.join(curves)}")
+    return Plan(ways, seeds, anchors, str(content.get("faces", "all")))
 
 
 def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: dict[str, Any]) -> Way:
@@ -136,13 +164,22 @@ def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: 
     settings = None
     if "train" in way:
         own = _mapping(path, f"{where}: train", way["train"])
-        settings = with_presets(TrainConfig, values_of(TrainConfig, {**training, **own}, f"{path}: {where}"))
-        TrainConfig(**settings)
+        settings = values_of(TrainConfig, {**training, **own}, f"{path}: {where}")
+        _try(path, where, TrainConfig, settings)
     sets = {}
     for place, own in _mapping(path, f"{where}: evaluate", way.get("evaluate")).items():
         both = {**judging, **_mapping(path, f"{where}: {place}", own)}
         sets[str(place)] = values_of(evaluate.EvaluateConfig, both, f"{path}: {where}: {place}")
+        _try(path, f"{where}: {place}", evaluate.EvaluateConfig, {**sets[str(place)], "weight": "weight"})
     return Way(name, settings, str(way.get("weight", "")), sets)
+
+
+def _try(path: str, where: str, config: type, settings: dict[str, Any]) -> None:
+    """What a command would refuse later is refused now, with the place in the plan."""
+    try:
+        config(**settings)
+    except LatentFaceError as error:
+        raise LatentFaceError(f"{path}: {where}: {error}") from error
 
 
 def _mapping(path: str, where: str, value: Any) -> dict[str, Any]:

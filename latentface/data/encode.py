@@ -140,10 +140,11 @@ def _check(config: EncodeConfig) -> None:
         f"--fit has to be one of {', '.join(FITS)}": config.fit not in FITS,
         "--crops, --seed and --workers cannot be negative": min(config.crops, config.seed, config.workers) < 0,
         f"--rates_per_view has to be 0 to {len(config.rates)}": not 0 <= config.rates_per_view <= len(config.rates),
-        "--crop_range has to be two shares, the first above 0 and not above the second, at most 4": not 0
-        < config.crop_range[0]
-        <= config.crop_range[1]
-        <= 4,
+        "--crop_range has to be two shares, the first above 0 and not above the second, at most 4": len(
+            config.crop_range
+        )
+        != 2
+        or not 0 < config.crop_range[0] <= config.crop_range[-1] <= 4,
         "--limit has to be at least 1": config.limit is not None and config.limit < 1,
         "--dtype has to be float32, float16 or uint8": config.dtype not in ("float32", "float16", "uint8"),
         "--dtype uint8 is for pixels: give --codec pixels, --decoded, or another --dtype": config.dtype == "uint8"

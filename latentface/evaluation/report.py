@@ -2,7 +2,8 @@
 
 Takes `evaluation.json` files of `latentface evaluate`, several of one name for several seeds. Rates are the measured
 mean bits per pixel. BD-rate (Bjontegaard 2001) is the mean difference in bits at equal AP, BD-AP the mean difference
-in AP at equal bits, both between monotone cubic (PCHIP) curves over log-bits, where the curves overlap.
+in AP at equal bits, both between monotone cubic (PCHIP) curves over log-bits, where the curves overlap. BD-rate
+leaves out points that reach no more AP than a cheaper one: nobody would pay for them.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Difference:
-    """One curve against another, over what both cover; None where that is nothing or a curve does not rise."""
+    """One curve against another, over what both cover; None where that is nothing."""
 
     name: str
     anchor: str
-    bd_rate: float | None  # percent of bits at equal AP: negative needs fewer
+    bd_rate: float | None  # percent of bits at equal AP, of points worth their bits: negative needs fewer
     ap_overlap: float  # share of the AP that either curve covers, 0 to 1
     bd_ap: float | None  # AP at equal bits
     bpp_overlap: float  # share of the log-bits that either curve covers
@@ -107,16 +108,24 @@ def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[s
     """
     found: dict[str, dict[str, Point]] = {}
     protocols: list[dict[str, Any]] = []
+    of_name: dict[str, dict[str, Any]] = {}
     for item in items:
         name, _, path = item.partition("=")
         rates, protocol = _read(Path(path))
         if protocol not in protocols:
             protocols.append(protocol)
+        for key, value in of_name.setdefault(name, protocol).items():
+            if protocol.get(key) != value:
+                raise LatentFaceError(
+                    f"{path}: {key} {protocol.get(key)}, in another file of {name} {value}: judge them alike, or give "
+                    "them names of their own"
+                )
         points = found.setdefault(name, {})
         for rate, scores in rates.items():
-            ap = (scores.get(faces) or {}).get("ap")
+            bands = {band: score for band, score in scores.items() if isinstance(score, dict) and "ap" in score}
+            ap = bands.get(faces, {}).get("ap")
             if ap is None:
-                raise LatentFaceError(f"{path}: no AP of '{faces}' at rate {rate}; there are {', '.join(scores)}")
+                raise LatentFaceError(f"{path}: no AP of '{faces}' at rate {rate}; there are {', '.join(bands)}")
             bpp = scores.get("mean_bpp")
             point = points.setdefault(rate, Point(rate, bpp, []))
             if point.bpp != bpp:
@@ -128,7 +137,8 @@ def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[s
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content["rates"], {k: v for k, v in content["protocol"].items() if k != "weight"}
+        rates = {rate: dict(scores) for rate, scores in content["rates"].items()}
+        return rates, {k: v for k, v in content["protocol"].items() if k != "weight"}
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise LatentFaceError(f"{path}: cannot be read as JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -148,16 +158,23 @@ def difference(name: str, points: list[Point], anchor: str, anchor_points: list[
     ours, theirs = (np.array([(p.bpp, p.mean) for p in curve if p.bpp]) for curve in (points, anchor_points))
     if min(len(ours), len(theirs)) < LEAST_POINTS:
         return Difference(name, anchor, None, 0.0, None, 0.0)
-    ap_overlap = overlap(theirs[:, 1], ours[:, 1])
+    rising = [_rising(curve) for curve in (theirs, ours)]
+    ap_overlap = overlap(rising[0][:, 1], rising[1][:, 1])
     bpp_overlap = overlap(np.log(theirs[:, 0]), np.log(ours[:, 0]))
-    rising = all((np.diff(curve[:, 1]) > 0).all() for curve in (ours, theirs))
     settings = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of curves that do not overlap: the shares say it
-        sides = (theirs[:, 0], theirs[:, 1], ours[:, 0], ours[:, 1])
-        rate = float(bd_rate(*sides, **settings)) if rising and ap_overlap else None
-        ap = float(bd_psnr(*sides, **settings)) if bpp_overlap else None
+        by_ap = (rising[0][:, 0], rising[0][:, 1], rising[1][:, 0], rising[1][:, 1])
+        rate = float(bd_rate(*by_ap, **settings)) if ap_overlap and min(map(len, rising)) >= LEAST_POINTS else None
+        by_bits = (theirs[:, 0], theirs[:, 1], ours[:, 0], ours[:, 1])
+        ap = float(bd_psnr(*by_bits, **settings)) if bpp_overlap else None
     return Difference(name, anchor, rate, ap_overlap, ap, bpp_overlap)
+
+
+def _rising(curve: np.ndarray) -> np.ndarray:
+    """The points [n, 2] (bits, AP) that reach more than every cheaper one."""
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], curve[:-1, 1]]))
+    return curve[curve[:, 1] > best]
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -195,16 +212,15 @@ def _cell(point: Point) -> str:
 
 def draw(curves: Curves, path: Path, config: ReportConfig) -> None:
     """AP over bits per pixel (logarithmic), error bars over seeds; a dashed line for what has one point only."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
         colour = f"C{number}"
-        if len(points) == 1 or points[0].bpp is None:
+        if len(points) == 1:
             axes.axhline(points[0].mean, color=colour, linestyle="--", label=name)
+        if len(points) == 1 or any(point.bpp is None for point in points):
             continue
         bpp, ap, spread = ([value(p) for p in points] for value in (_bits, lambda p: p.mean, lambda p: p.spread))
         axes.errorbar(bpp, ap, yerr=spread, color=colour, marker="o", capsize=3, label=name)
@@ -218,4 +234,3 @@ def draw(curves: Curves, path: Path, config: ReportConfig) -> None:
     axes.legend(fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)

@@ -39,6 +39,8 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
     there = set(available_rates(latent_dir))
     rates = config.rates or tuple(rate for rate in detector.rates or sorted(there) if rate in there) or detector.rates
+    if not rates:
+        raise LatentFaceError(f"{latent_dir}: no latents in it; expected <picture>/latent_<rate>.npy")
     for rate in rates:
         detector.check_rate(rate)
     datasets = [_open(config, latent_dir, rate) for rate in rates]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latentface.errors import LatentFaceError
-from latentface.model.bridge import ResidualBlock, convolution
+from latentface.model.bridge import LEAK, ResidualBlock, convolution
 
 if TYPE_CHECKING:
     import torchvision
@@ -106,10 +106,10 @@ def separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequen
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
         nn.BatchNorm2d(in_channels),
-        nn.LeakyReLU(0.1, inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(0.1, inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
     )
 
 
@@ -119,7 +119,7 @@ class MobileNetStem(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            convolution(3, 8, kernel=3, stride=2, slope=0.1), separable(8, 16), separable(16, 32, 2)
+            convolution(3, 8, kernel=3, stride=2, slope=LEAK), separable(8, 16), separable(16, 32, 2)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,13 +95,18 @@ class RetinaFace(nn.Module):
     def _heads(self, channels: int, values: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Conv2d(channels, len(sizes) * values, 1) for sizes in self.config.prior_sizes)
 
-    def forward(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None, *, neck: bool = False
+    ) -> dict[str, Any]:
         """latents [B, C, h, w], rates [B], model indices [B] (-1: unknown) ->
 
         `scores` [B, A, 2] logits (background, face), `boxes` [B, A, 4] and `landmarks` [B, A, 10] offsets relative to
-        the priors. The twin takes RGB [B, 3, H, W] 0..255 in place of latents.
+        the priors; with `neck` also `neck`, a list of its levels. The twin takes RGB [B, 3, H, W] 0..255 in place of
+        latents.
         """
-        return self.predictions(self.neck_levels(latents, rates, model_indices))
+        levels = self.neck_levels(latents, rates, model_indices)
+        outputs = self.predictions(levels)
+        return {**outputs, "neck": levels} if neck else outputs
 
     def neck_levels(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> list[Tensor]:
         """What the neck makes of latents at strides 8, 16, 32: [B, N, H / s, W / s] each."""

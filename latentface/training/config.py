@@ -13,9 +13,10 @@ from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
 
-RECIPES: dict[str, dict[str, Any]] = {  # what each stands for where nothing else is said; see records/recipe.json
+# What a recipe says of each setting that is left open. `modern` is the best found, see records/choices.md.
+RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
-    "retinaface": {},  # the original throughout: the defaults below
+    "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0},
 }
 
 
@@ -71,18 +72,19 @@ class TrainConfig:
         "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
         "what the teacher sees there, e.g. 1000; 0: no",
     )
+    fit_steps: int = option(600, "batches of gradient descent on the entry alone, after --fit_entry's least squares")
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
     keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
-    average: float = option(0.0, "validate and keep a moving average of the weights, e.g. 0.998 per step; 0: none")
+    recipe: str = option(
+        "modern", "optimiser, schedule and average: the best found, or exactly RetinaFace's", choices=tuple(RECIPES)
+    )
+    average: float | None = option(
+        None, "validate and keep a moving average of the weights, of this decay per step; 0: none (modern: 0.998)"
+    )
     loss_weights: tuple[float, ...] = option(
         (1.0, 2.0, 1.0),
         "of classes, boxes and landmarks, of the labels' loss and the teacher's; from random weights 4 0.5 0.1 learns "
         "several times faster",
-    )
-    recipe: str = option(
-        "modern",
-        "defaults of the settings below: modern, the best found, or retinaface, exactly the original",
-        presets=RECIPES,
     )
     matching: str = option(
         "iou", "priors for each face: by IoU 0.35 as RetinaFace, or by a threshold of its own (ATSS)", choices=MATCHINGS
@@ -91,10 +93,10 @@ class TrainConfig:
     class_loss: str = option(
         "mining", "of scores: seven hard negatives a face as RetinaFace, or quality focal loss", choices=CLASS_LOSSES
     )
-    optimizer: str = option("sgd", "sgd with momentum 0.9 as RetinaFace, or adamw", choices=("sgd", "adamw"))
+    optimizer: str = option("", "sgd with momentum 0.9 (recipe retinaface) or adamw (modern)", choices=("sgd", "adamw"))
     schedule: str = option(
-        "step",
-        "learning rate after the warm-up: tenths at 76 and 88 % of the epochs, or cosine",
+        "",
+        "learning rate after the warm-up: step, tenths at 76 and 88 % of the epochs (retinaface), or cosine (modern)",
         choices=("step", "cosine"),
     )
     warmup: float = option(0.05, "part of the epochs over which the learning rate rises to --lr")
@@ -116,12 +118,17 @@ class TrainConfig:
     seed: int = option(0, "seed of weights, order and crops")
 
     def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise LatentFaceError(f"--recipe {self.recipe}: there are {', '.join(RECIPES)}")
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) in (None, ""):
+                setattr(self, name, value)
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
         if len(self.loss_weights) != 3 or not min(self.loss_weights) >= 0:
             raise LatentFaceError(f"--loss_weights {self.loss_weights}: three numbers, none negative")
-        if not 0 <= self.average < 1:
+        if self.average is None or not 0 <= self.average < 1:
             raise LatentFaceError(f"--average {self.average}: a decay per step, 0 or more and under 1")
         if bool(self.teacher) != bool(self.photographs):
             raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
@@ -142,6 +149,7 @@ class TrainConfig:
             "seed",
             "projection",
             "fit_entry",
+            "fit_steps",
             "teacher_weight",
             "entry_lr",
         )

@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> Path:
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)
     loader = setup.build_loader(config, dataset, batches, device)
     if config.fit_entry and distillation is not None and not config.resume:
-        start_as(distillation.teacher, model, loader, config.fit_entry)
+        start_as(distillation.teacher, model, loader, config.fit_entry, config.fit_steps, precision)
     if config.compile:
         model.compile()  # in place: names of weights and everything else stay as they are
     average = setup.build_average(config, model)
@@ -173,15 +173,14 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     rows, columns = latents.shape[-2:]
     priors = run.model.priors(rows, columns, run.device)
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
-        levels = run.model.neck_levels(latents, rates, indices)
-        predictions = run.model.predictions(levels)
+        predictions = run.model(latents, rates, indices, neck=run.distillation is not None)
     losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
     weight = run.config.teacher_weight
     if run.distillation is None or batch.pictures is None or not weight:
         return losses
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         seen = run.distillation.look(batch.pictures, run.device)
-    taught = run.distillation(levels, predictions, *seen)
+    taught = run.distillation(predictions["neck"], predictions, *seen)
     return losses | taught | {"total": losses["total"] + weight * sum(taught.values())}
 
 
@@ -258,7 +257,7 @@ def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "codec": run.dataset.codec,
         "rates": list(run.dataset.rates),
-        "landmarks": run.dataset.has_landmarks,
+        "landmarks": setup.learns_landmarks(run.config, run.dataset),
         "epoch": row["epoch"],
         "metrics": row,
         "validation": setup.validation_protocol(run.validation) if run.validation is not None else None,

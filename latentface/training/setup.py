@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches, collate
@@ -100,10 +101,15 @@ def describe(
             print(f"{split}: {len(dataset)} pictures, {faces} faces ({dataset.label_file})")
             for note in dataset.notes:
                 print(f"  note: {note}")
-    if not train.has_landmarks:
+    if not learns_landmarks(config, train):
         print("  note: no label has five landmarks: the model will find faces without them")
     if validation is not None:
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
+
+
+def learns_landmarks(config: TrainConfig, train: NestedLatentWiderFaceDataset) -> bool:
+    """Whether labels or a teacher show any."""
+    return train.has_landmarks or bool(config.teacher and (config.teacher_weight or config.fit_entry))
 
 
 def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
@@ -182,7 +188,15 @@ def build_average(config: TrainConfig, model: RetinaFace) -> AveragedModel | Non
     """The moving average of the weights, batch statistics included."""
     if not config.average:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+    return AveragedModel(model, avg_fn=partial(_averaged, config.average), use_buffers=True)
+
+
+def _averaged(decay: float, average: Tensor, latest: Tensor, steps: Tensor | int) -> Tensor:
+    """Early steps count less, so that short runs do not keep what they started with; whole numbers are no averages."""
+    if not latest.is_floating_point():
+        return latest
+    steps = int(steps)
+    return torch.lerp(latest, average, min(decay, (1 + steps) / (10 + steps)))
 
 
 def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optimizer:

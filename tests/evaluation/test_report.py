@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from latentface.cli import main
-from latentface.evaluation.report import Point, difference, overlap
+from latentface.errors import LatentFaceError
+from latentface.evaluation.report import Point, difference, overlap, read_curves
 
 
 def curve(bits: list[float], aps: list[float]) -> list[Point]:
@@ -31,10 +32,22 @@ def test_curves_that_cannot_be_compared() -> None:
     low, high = curve([0.1, 0.2], [0.1, 0.2]), curve([0.3, 0.4], [0.3, 0.4])
     apart = difference("high", high, "low", low)
     assert (apart.bd_rate, apart.bd_ap, apart.ap_overlap, apart.bpp_overlap) == (None, None, 0, 0)
-    falling = difference("falling", curve([0.1, 0.2, 0.3], [0.1, 0.3, 0.2]), "low", low)
-    assert falling.bd_rate is None
-    assert falling.bd_ap is not None
     assert difference("one", curve([0.1], [0.2]), "low", low).bd_ap is None
+
+
+def test_points_that_are_not_worth_their_bits_have_no_say_in_the_rate() -> None:
+    theirs = curve([0.2, 0.4, 0.8, 1.6], [0.3, 0.4, 0.5, 0.6])
+    ours = curve([0.1, 0.2, 0.4, 0.6, 0.8, 1.2], [0.3, 0.4, 0.5, 0.45, 0.6, 0.6])
+    assert difference("ours", ours, "theirs", theirs).bd_rate == pytest.approx(-50)
+
+
+def test_files_of_one_name_are_judged_alike(tmp_path: Path) -> None:
+    for number, height in enumerate((0, 10)):
+        content = {"protocol": {"min_height": height}, "rates": {"75": {"all": {"ap": 0.5}, "mean_bpp": 1.0}}}
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    items = tuple(f"a={tmp_path / f'{number}.json'}" for number in (0, 1))
+    with pytest.raises(LatentFaceError, match="min_height 10, in another file of a 0: judge them alike"):
+        read_curves(items, "all")
 
 
 def test_overlap_by_hand() -> None:
@@ -73,7 +86,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (["file.json"], "file.json: expected NAME=evaluation.json"),
         (["a=gone.json"], "gone.json: cannot be read as JSON"),
         (["a={good}", "--anchor", "b"], "--anchor b: there are a"),
-        (["a={good}", "--faces", "huge"], "no AP of 'huge' at rate 12; there are all, mean_bpp"),
+        (["a={good}", "--faces", "huge"], "no AP of 'huge' at rate 12; there are all"),
         (["a={other}"], "other.json: not the evaluation of weights"),
         (["a={good}", "a={bits}"], "rate 12 of a has 0.2 bpp here, 0.1 in another file"),
     ],
