@@ -45,7 +45,9 @@ class DetectConfig:
     network: str = option("", "backbone that the checkpoint has to hold, e.g. resnet50; empty: whatever it holds")
     conf: float = option(0.5, "lowest confidence of a face, 0 to 1")
     nms: float = option(0.4, "IoU from which the weaker of two boxes goes")
-    rate: int = option(0, "rate of the latents; 0: from the name latent_<rate>.npy, else the only one the model knows")
+    rate: int | None = option(
+        None, "rate of the latents; without it from the name latent_<rate>.npy, else the only one the model knows"
+    )
     image: str = option("", "photograph to draw over (one latent only)")
     codec: str = option("", "codec to encode photographs and to decode latents with", choices=("", *CODECS))
     codec_weights: str = option("", "folder of the codec's networks (jpegai)")
@@ -180,17 +182,18 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         if not path.exists():
             raise LatentFaceError(f"{path}: no such file or folder")
         return [path]
-    rate = config.rate or (detector.rates[0] if len(detector.rates) == 1 else 0)
+    known = detector.rates or available_rates(path)
+    rate = known[0] if config.rate is None and len(known) == 1 else config.rate
+    wanted = "unknown (give --rate)" if rate is None else rate
     if (path / PACK_NAME).is_file():
         store = _packed(path)
-        found = [path / name / f"latent_{rate}.npy" for name in store.names() if store.has(name, rate)]
+        found = [
+            path / name / f"latent_{rate}.npy" for name in store.names() if rate is not None and store.has(name, rate)
+        ]
         if not found:
-            raise LatentFaceError(
-                f"{path}: nothing of rate {rate or 'unknown (give --rate)'}; "
-                f"it has rates {', '.join(map(str, store.rates))}"
-            )
+            raise LatentFaceError(f"{path}: nothing of rate {wanted}; it has rates {', '.join(map(str, store.rates))}")
         return found
-    names = (f"latent_{rate}.npy",) if rate else ()
+    names = () if rate is None else (f"latent_{rate}.npy",)
     found = sorted(
         Path(folder, name)
         for folder, _, files in os.walk(path)
@@ -200,7 +203,7 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
     if not found:
         rates = available_rates(path) or available_rates(path.parent)
         hint = f"there are rates {', '.join(map(str, rates))}" if rates else "give --codec for a folder of photographs"
-        raise LatentFaceError(f"{path}: nothing to look at for rate {rate or 'unknown (give --rate)'}; {hint}")
+        raise LatentFaceError(f"{path}: nothing to look at for rate {wanted}; {hint}")
     return found
 
 
@@ -211,9 +214,10 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
     array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
     detector.check_latent(array, str(path))
     in_name = rate_of(path)
-    if config.rate and in_name not in (None, config.rate):
+    if config.rate is not None and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
-    rate = config.rate or (in_name if in_name is not None else _only_rate(detector, path))
+    named = in_name if config.rate is None else config.rate
+    rate = _only_rate(detector, path) if named is None else named
     folder = path.resolve().parent
     rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
@@ -236,7 +240,7 @@ def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec |
     """A photograph, scaled with padding as the encoder does it by default, becomes a latent."""
     if codec is None:
         raise LatentFaceError(f"{path}: a photograph needs --codec ({' or '.join(CODECS)})")
-    rate = config.rate or _only_rate(detector, path)
+    rate = _only_rate(detector, path) if config.rate is None else config.rate
     rgb = read_picture(path)
     fit = "stretch" if config.fit == "stretch" else "pad"
     row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, fit, codec.stride)
@@ -313,7 +317,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
 
 def _codec_at_hand(source: Source) -> Codec | None:
     """The codec that the manifest names, if it needs no weights."""
-    return open_codec("dct") if source.codec == "dct" else None
+    return open_codec(source.codec) if source.codec in ("dct", "pixels") else None
 
 
 def _table(source: Source, faces: Faces) -> str:

@@ -47,7 +47,6 @@ def read_properties(session: Any, path: Path) -> tuple[ModelConfig, tuple[int, .
         raise LatentFaceError(f"{path}: an ONNX file, but not written by latentface export; export the weights again")
     try:
         model, rates, facts = (json.loads(found[key]) for key in ("model", "rates", "facts"))
-        config = ModelConfig(**(model | {"prior_sizes": tuple(map(tuple, model["prior_sizes"]))}))
-        return config, tuple(int(rate) for rate in rates), dict(facts)
+        return ModelConfig.of(model), tuple(int(rate) for rate in rates), dict(facts)
     except (KeyError, ValueError, TypeError) as error:
         raise LatentFaceError(f"{path}: its description is damaged ({error}); export the weights again") from error

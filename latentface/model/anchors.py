@@ -14,6 +14,7 @@ from torch import Tensor
 
 VARIANCE_CENTRE, VARIANCE_SIZE = 0.1, 0.2
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+MATCH_IOU = 0.35  # RetinaFace's
 TRUTHS_AT_A_TIME = 64  # bounds memory: B x 16,800 x 64 floats = 4.3 MB per picture and intermediate
 
 
@@ -84,7 +85,7 @@ def decode_landmarks(offsets: Tensor, priors: Tensor) -> Tensor:
 
 
 def match(
-    priors: Tensor, boxes: Tensor, valid: Tensor, ignore: Tensor, *, threshold: float = 0.35, forced: float = 0.2
+    priors: Tensor, boxes: Tensor, valid: Tensor, ignore: Tensor, *, threshold: float = MATCH_IOU, forced: float = 0.2
 ) -> tuple[Tensor, Tensor]:
     """Which face each prior answers for, on a whole batch at once.
 
@@ -114,9 +115,7 @@ def match(
         claim = torch.where(prior_iou >= forced, number, -1)
         claimed_by.scatter_reduce_(1, prior, claim, reduce="amax")
     claimed = claimed_by >= 0
-    positive = (best_iou >= threshold) | claimed
-    labels = positive.long()
-    labels[overlaps_ignored & ~positive] = IGNORED
+    labels = _labels((best_iou >= threshold) | claimed, overlaps_ignored)
     return labels, torch.where(claimed, claimed_by, best_face)
 
 
@@ -127,8 +126,8 @@ def match_adaptively(
 
     A face's candidates are the `nearest` priors of each level by distance of centres (`levels` counts the priors of
     each); it takes those whose IoU reaches the candidates' mean plus standard deviation and whose centre lies inside,
-    and in any case the best candidate, as faces smaller than a cell have no centre inside. A prior that several faces
-    take answers for the one it overlaps most. Priors that overlap an ignored box by 0.35 are left out, as in `match`.
+    and in any case its best candidates (all of equals), as faces smaller than a cell have no centre inside. A prior
+    that several faces take answers for the one it overlaps most. Ignored boxes do as in `match`.
     """
     batch, faces = valid.shape
     target = valid & ~ignore
@@ -139,7 +138,7 @@ def match_adaptively(
     for start in range(0, faces, TRUTHS_AT_A_TIME):
         part = slice(start, start + TRUTHS_AT_A_TIME)
         iou = batched_iou(boxes[:, part], prior_boxes)  # [B, m, A]
-        overlaps_ignored |= ((iou >= 0.35) & (valid & ignore)[:, part, None]).any(dim=1)
+        overlaps_ignored |= ((iou >= MATCH_IOU) & (valid & ignore)[:, part, None]).any(dim=1)
         candidates = _nearest(boxes[:, part], priors, levels, nearest)  # [B, m, K]
         overlap = iou.gather(2, candidates)
         threshold = overlap.mean(dim=2, keepdim=True) + overlap.std(dim=2, keepdim=True)
@@ -151,10 +150,13 @@ def match_adaptively(
         face_iou, face = claims.max(dim=1)
         best_face = torch.where(face_iou > best_iou, face + start, best_face)
         best_iou = torch.maximum(best_iou, face_iou)
-    positive = best_iou >= 0
+    return _labels(best_iou >= 0, overlaps_ignored), best_face
+
+
+def _labels(positive: Tensor, overlaps_ignored: Tensor) -> Tensor:
     labels = positive.long()
     labels[overlaps_ignored & ~positive] = IGNORED
-    return labels, best_face
+    return labels
 
 
 def _nearest(boxes: Tensor, priors: Tensor, levels: Sequence[int], count: int) -> Tensor:

@@ -85,9 +85,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
     content = load_plain(path)
     if content.get("format") == FORMAT:
         try:
-            sizes = tuple(map(tuple, content["model"]["prior_sizes"]))
-            config = ModelConfig(**(content["model"] | {"prior_sizes": sizes}))
-            checkpoint = Checkpoint(config, content["state"], content["facts"])
+            checkpoint = Checkpoint(ModelConfig.of(content["model"]), content["state"], content["facts"])
         except (KeyError, TypeError, AttributeError) as error:
             raise LatentFaceError(f"{path}: a damaged latentface checkpoint ({error})") from error
     elif content and all(isinstance(value, Tensor) for value in content.values()):

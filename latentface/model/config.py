@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from latentface.errors import LatentFaceError
 
@@ -47,6 +48,11 @@ class ModelConfig:
             raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
         if self.enters != "layer2" and self.backbone not in RESNETS:
             raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> ModelConfig:
+        """From plain values, as files keep them. Raises KeyError or TypeError for others."""
+        return cls(**{**values, "prior_sizes": tuple(map(tuple, values["prior_sizes"]))})
 
     @property
     def input_channels(self) -> int:

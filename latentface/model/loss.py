@@ -90,6 +90,8 @@ class MultiTaskLoss:
     def _match(self, priors: Tensor, targets: Targets, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
         faces = (targets.boxes, targets.valid, targets.ignore)
         if self.matching == "atss":
+            if not levels:
+                raise LatentFaceError("matching by atss has to know how many priors each level has")
             return match_adaptively(priors, *faces, levels)
         return match(priors, *faces, threshold=self.threshold)
 
