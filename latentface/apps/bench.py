@@ -93,7 +93,8 @@ def run(config: BenchConfig) -> Path:
         print(f"{part} ...", flush=True)
         found = [row.plain() if isinstance(row, Row) else row for row in MEASURES[part](config)]
         again = {row["item"] for row in found}
-        rows[part] = [row for row in rows.get(part, []) if row["item"] not in again] + found
+        if found:
+            rows[part] = [row for row in rows.get(part, []) if row["item"] not in again] + found
         _write(target, result)
         print(table(found), flush=True)
     print(f"{target}\n{target.with_suffix('.md')}")

@@ -20,7 +20,7 @@ from latentface.inference.draw import decode_picture
 from latentface.model.anchors import corners, encode_boxes
 from latentface.model.backbone import PictureStem, build_resnet
 from latentface.model.bridge import BRIDGES
-from latentface.model.config import RESNETS, ModelConfig
+from latentface.model.config import RESNETS, ModelConfig, fits
 from latentface.model.faces import Thresholds
 from latentface.model.postprocess import postprocess
 from latentface.model.predict import predict
@@ -82,7 +82,7 @@ def bridge_rows(
     picture = torch.randn(1, 3, height, width, device=device).to(memory_format=torch.channels_last)
     for backbone in RESNETS:
         stem = PictureStem(build_resnet(backbone, "none")).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for bridge in bridges:
+        for bridge in (name for name in bridges if fits(backbone, name)):
             model = random_model(ModelConfig(backbone, bridge, channels=latent.shape[1])).to(device)
             entry = model.entry
             with torch.inference_mode():

@@ -104,8 +104,8 @@ class ResidualBridge(nn.Module):
     """A linear map from 3x3 cells to pixel-shuffled positions, leaky ReLU; before it a residual pair of convolutions.
 
     The pair adds nothing at first. Without it the map is linear, so that it can be fitted by least squares to what
-    another network computes at this place (`training/entry.py`): from there on all of it learns. 3.8 GMAC to a ResNet;
-    1.4 GMAC to MobileNet behind a projection to 128 channels.
+    another network computes at this place (`training/entry.py`): from there on all of it learns. 1.4 GMAC behind a
+    projection to 128 channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from latentface.errors import LatentFaceError
 from latentface.machine import versions
 from latentface.model import published
-from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
+from latentface.model.config import BACKBONES, BRIDGE_ENTERS, ModelConfig, fits
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
 
@@ -155,7 +155,7 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
-        if backbone not in RESNETS and BRIDGE_ENTERS[bridge] != "layer2":
+        if not fits(backbone, bridge):
             continue
         config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
         with torch.device("meta"):  # shapes only, nothing is allocated

@@ -24,6 +24,14 @@ CLASS_LOSSES = ("mining", "quality")
 PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
 
 
+def fits(backbone: str, bridge: str) -> bool:
+    """Whether they go together: two bridges replace layers of a ResNet, and the residual one would cost a ResNet more
+    than the layers that it stands for."""
+    if bridge == "residual":
+        return backbone == "mobilenet"
+    return backbone in RESNETS or BRIDGE_ENTERS[bridge] == "layer2"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What a RetinaFace is made of; kept in every checkpoint."""
@@ -46,8 +54,9 @@ class ModelConfig:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
         if self.projection < 0 or (self.projection and self.input == "picture"):
             raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
-        if self.enters != "layer2" and self.backbone not in RESNETS:
-            raise LatentFaceError(f"the {self.bridge} bridge needs one of {', '.join(RESNETS)}, not {self.backbone}")
+        if self.input == "latent" and not fits(self.backbone, self.bridge):
+            able = [name for name in BACKBONES if fits(name, self.bridge)]
+            raise LatentFaceError(f"the {self.bridge} bridge needs {' or '.join(able)}, not {self.backbone}")
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> ModelConfig:

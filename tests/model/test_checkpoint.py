@@ -23,7 +23,7 @@ from latentface.model.checkpoint import (
     save_atomically,
     save_checkpoint,
 )
-from latentface.model.config import BACKBONES, BRIDGE_ENTERS, RESNETS, ModelConfig
+from latentface.model.config import BACKBONES, ModelConfig, fits
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 
@@ -105,7 +105,7 @@ def state_of(config: ModelConfig) -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize(
     ("backbone", "bridge"),
-    [(a, b) for a, b in product(BACKBONES, BRIDGES) if a in RESNETS or BRIDGE_ENTERS[b] == "layer2"],
+    [(a, b) for a, b in product(BACKBONES, BRIDGES) if fits(a, b)],
 )
 def test_a_bare_state_dict_tells_its_configuration(backbone, bridge, prefix, tmp_path):
     config = ModelConfig(backbone, bridge, channels=5)
