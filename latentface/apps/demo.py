@@ -41,6 +41,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
 
+PHOTO_RATE = 50
 SHOWN_RATE = 75
 MOST_FACES = 10  # in one picture; the fewest are none
 
@@ -88,7 +89,9 @@ def run(config: DemoConfig) -> int:
         )
     with _step("detecting", "5. detecting", seconds):
         shown = show(out, weight, config)
-    _farewell(weight, shown, summarise(out, config, seconds), out)
+    with _step("pretrained", "6. detecting with the weights that come along, as in a photograph of yours", seconds):
+        shown.append(show_pretrained(out, config))
+    _farewell(shown, summarise(out, config, seconds), out)
     return 0
 
 
@@ -170,9 +173,8 @@ def _train(out: Path, config: DemoConfig) -> Path:
 
 def show(out: Path, weight: Path, config: DemoConfig) -> list[Path]:
     """Faces found in the latents of the first held-out pictures with several faces, and one picture of how it goes."""
-    latents = sorted((out / "dataset" / "val" / "latent").glob(f"*/latent_{SHOWN_RATE}.npy"))
-    labels = read_labels(out / "photos" / "val" / "labels.txt")
-    crowded = sorted(latents, key=lambda path: -len(labels[path.parent.name].boxes))[: config.shown]
+    latents = out / "dataset" / "val" / "latent"
+    crowded = [latents / name / f"latent_{SHOWN_RATE}.npy" for name in _crowded(out)[: config.shown]]
     folder = out / "detections"
     detect.run(detect.DetectConfig(inputs=tuple(map(str, crowded)), weight=str(weight), out=str(folder)))
     pictures = [folder / f"{path.parent.name}_latent_{SHOWN_RATE}.png" for path in crowded]
@@ -183,6 +185,22 @@ def show(out: Path, weight: Path, config: DemoConfig) -> list[Path]:
     ]
     save_picture(out / "how_it_looks.png", side_by_side(panels, ("picture", "its latent", "faces found in the latent")))
     return [out / "how_it_looks.png", *pictures]
+
+
+def _crowded(out: Path) -> list[str]:
+    """Names of the held-out pictures, those with most faces first."""
+    labels = read_labels(out / "photos" / "val" / "labels.txt")
+    return sorted(sorted(labels), key=lambda name: -len(labels[name].boxes))
+
+
+def show_pretrained(out: Path, config: DemoConfig) -> Path:
+    """Faces found in a picture that is encoded on the way, by the detector that learned from real photographs."""
+    photo = out / "photos" / "val" / f"{_crowded(out)[0]}.png"
+    folder = out / "detections" / "pretrained"
+    detect.run(
+        detect.DetectConfig(inputs=(str(photo),), codec="dct", rate=PHOTO_RATE, size=config.size, out=str(folder))
+    )
+    return folder / f"{photo.stem}.png"
 
 
 def side_by_side(panels: list[np.ndarray], titles: tuple[str, ...], height: int = 480) -> np.ndarray:
@@ -232,7 +250,7 @@ def summarise(out: Path, config: DemoConfig, seconds: dict[str, float]) -> dict[
     return summary
 
 
-def _farewell(weight: Path, shown: list[Path], summary: dict[str, Any], out: Path) -> None:
+def _farewell(shown: list[Path], summary: dict[str, Any], out: Path) -> None:
     scores = ", ".join(f"{score['ap']:.3f} at rate {rate}" for rate, score in summary["rates"].items())
     lines = [
         f"\nDone in {summary['seconds']['total'] / 60:.1f} minutes. "
@@ -240,8 +258,7 @@ def _farewell(weight: Path, shown: list[Path], summary: dict[str, Any], out: Pat
         "Look at:",
         *(f"  {path}" for path in (*shown, out / "run" / "curves.png")),
         "Next:",
-        f"  latentface detect YOUR_PHOTO.jpg --codec dct --rate {SHOWN_RATE} --weight {weight}",
-        "      (drawn faces taught it: expect little of real ones)",
+        f"  latentface detect YOUR_PHOTO.jpg --codec dct --rate {PHOTO_RATE}                faces in your photograph",
         "  latentface encode --images YOUR_PHOTOS --labels LABELS --out ROOT/train    your own pictures",
         "  latentface train --dataset_root ROOT                                       your own detector",
     ]

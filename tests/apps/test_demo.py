@@ -19,7 +19,7 @@ def test_demo_makes_everything_and_continues(tmp_path: Path, capsys: pytest.Capt
     assert main(["demo", "--out", str(out), *SMALL]) == 0
     printed = capsys.readouterr().out
     shown = [Path(line.strip()) for line in printed.splitlines() if line.endswith(".png")]
-    assert len(shown) == 3
+    assert len(shown) == 4  # how it looks, one picture, the same by the weights that come along, curves
     for path in shown:
         with Image.open(path) as picture:
             picture.verify()
