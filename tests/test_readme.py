@@ -67,6 +67,12 @@ def test_protocol_figures_are_those_of_the_record() -> None:
     assert " / ".join(f"{wider[name]:.4f}" for name in ("easy", "medium", "hard")) in README
 
 
+def test_errors_of_packing_are_those_of_the_record() -> None:
+    errors = json.loads((REPOSITORY / "records" / "packing.json").read_text())["error_in_deviations_of_the_channel"]
+    assert f"int8 is {errors['int8']['mean']} of a channel's" in README
+    assert f"({errors['int8']['worst']} at worst), float16 {errors['float16']['mean']} " in README
+
+
 SPEED = {  # what the README calls a row of the benchmark's record
     "latent to faces: resnet50, documented bridge, PyTorch float32":
         "latent to faces: resnet50, bilinear, torch float32, batch 1",

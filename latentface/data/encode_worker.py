@@ -24,7 +24,7 @@ from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.pictures import crop_row, read_picture, render, whole_row
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
-from latentface.machine import no_interrupt
+from latentface.machine import keep_memory, no_interrupt
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
@@ -113,6 +113,7 @@ def run_tasks(
     if workers > 1:
         yield from _in_processes(config, codec_factory, tasks, workers)
         return
+    keep_memory()
     encoder = PictureEncoder(config, codec)
     with _one_thread():
         yield from map(encoder.encode, tasks)
@@ -152,6 +153,7 @@ def _start_worker(config: EncodeConfig, codec_factory: CodecFactory) -> None:
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     _encoder = PictureEncoder(config, codec_factory(config.codec, config.codec_weights))

@@ -11,6 +11,7 @@ import numpy as np
 
 from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.errors import LatentFaceError
+from latentface.inference.pretrained import pretrained
 from latentface.inference.runtime import Runtime, open_runtime
 from latentface.model.faces import Faces, Thresholds
 
@@ -34,6 +35,11 @@ class Detector:
         `network` is only checked. Raises LatentFaceError where it contradicts the file or the file is none of these.
         """
         return cls(open_runtime(path, network=network, device=device))
+
+    @classmethod
+    def pretrained(cls, codec: str, *, device: str = "") -> Detector:
+        """The detector for latents of `codec` that comes along. Raises LatentFaceError for a codec without one."""
+        return cls.load(pretrained(codec), device=device)
 
     @property
     def rates(self) -> tuple[int, ...]:

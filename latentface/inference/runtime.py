@@ -12,7 +12,7 @@ import numpy as np
 
 from latentface.errors import LatentFaceError
 from latentface.inference.onnx_file import INPUTS, open_session, read_properties
-from latentface.machine import cores
+from latentface.machine import cores, keep_memory
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
@@ -45,6 +45,7 @@ class TorchRuntime:
 
         from latentface.model.predict import pick_device
 
+        keep_memory()
         self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, precision or torch.float32
         self.model = checkpoint.build().eval().to(pick_device(device))
         self.rates = self.model.normalisation.known_rates

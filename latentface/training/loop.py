@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from latentface.data.batches import EpochBatches, LatentBatch
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.errors import LatentFaceError
+from latentface.machine import keep_memory
 from latentface.model.checkpoint import save_checkpoint
 from latentface.model.loss import MultiTaskLoss, Targets
 from latentface.model.predict import pick_device
@@ -67,6 +68,7 @@ class Run:
 
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says and returns the experiment directory."""
+    keep_memory()
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     precision = setup.pick_precision(config.precision, device)

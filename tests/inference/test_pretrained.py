@@ -51,7 +51,7 @@ def test_ap_on_real_photographs_does_not_fall(codec: str, shared: Path) -> None:
     labels = read_labels(shared / "wider" / "dev" / "labels.txt")
     chosen = find_pictures(shared / "wider" / "dev" / "images")[::24]  # 21 of 487
     coder = open_codec(codec, shared / "jpegai" if codec == "jpegai" else None)
-    detector = Detector.load(pretrained(codec))
+    detector = Detector.pretrained(codec)
     results: dict[int, list[PictureResult]] = {rate: [] for rate in FLOORS[codec]}
     for path in chosen:
         rgb = read_picture(path)
