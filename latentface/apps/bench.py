@@ -47,7 +47,7 @@ from latentface.inference.graph import write_graph
 from latentface.inference.runtime import TorchRuntime
 from latentface.machine import cores, versions
 from latentface.model.checkpoint import Checkpoint, save_checkpoint
-from latentface.model.config import ModelConfig
+from latentface.model.config import ModelConfig, fits
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
 
@@ -87,11 +87,12 @@ def run(config: BenchConfig) -> Path:
     out = make_folder(config.out, "--out")
     name = config.machine or (platform.processor() or platform.machine()).lower().replace(" ", "_")
     target = out / f"bench_{name}.json"
-    result = _earlier(target) | _about(config)
+    result, with_what = _earlier(target) | _about(), _with_what(config)
     rows: dict[str, list[dict[str, Any]]] = result.setdefault("rows", {})
     for part in config.parts:
         print(f"{part} ...", flush=True)
         found = [row.plain() if isinstance(row, Row) else row for row in MEASURES[part](config)]
+        found = [row | {"measured_with": with_what} for row in found]
         again = {row["item"] for row in found}
         if found:
             rows[part] = [row for row in rows.get(part, []) if row["item"] not in again] + found
@@ -106,10 +107,16 @@ def _earlier(target: Path) -> dict[str, Any]:
     return json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
 
 
-def _about(config: BenchConfig) -> dict[str, Any]:
+def _about() -> dict[str, Any]:
     processor = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
     return {
         "machine": {"processor": processor.split(":")[-1].strip(), "cores": cores(), "system": platform.system()},
+    }
+
+
+def _with_what(config: BenchConfig) -> dict[str, Any]:
+    """Kept with every row, as rows of one file may come from several runs."""
+    return {
         "threads": torch.get_num_threads(),
         "settings": {name: getattr(config, name) for name in ("rate", "rounds", "backbone", "quick")},
         "versions": versions("numpy", "onnxruntime", "safetensors"),
@@ -184,12 +191,13 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for backbone, bridge, projection, plain_goal, best_goal in models[-1:] if config.quick else models:
-            if config.models and backbone not in config.models:
+            if (config.models and backbone not in config.models) or not fits(backbone, bridge):
                 continue
             shape = ModelConfig(backbone, bridge, "latent", channels, stride, projection=projection)
             model = random_model(shape)
             for name, detector in _runtimes(model, given, Path(folder), config):
                 goal = plain_goal if name == "torch float32" else best_goal
+                goal = goal if config.backbone == "resnet50" else None  # what the goals were set against
                 for batch in (1, 8):
                     yield _detection_row(detector, given, twin, f"{backbone}, {bridge}, {name}", batch, goal, config)
 

@@ -13,7 +13,7 @@ from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
 
-# What a recipe says of each setting that is left open. `modern` is the best found, see records/choices.md.
+# What a recipe says of each setting that is left open. What was measured: records/choices.json.
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
     "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0},

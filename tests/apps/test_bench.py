@@ -87,7 +87,7 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", *settings, "--parts", "wider", "postprocessing"]) == 0
     result = json.loads((tmp_path / "bench_here.json").read_text())
     assert [*result["rows"]] == parts  # wider has nothing to look at; earlier parts stay
-    assert result["settings"]["quick"] is True
+    assert all(row["measured_with"]["settings"]["quick"] for rows in result["rows"].values() for row in rows)
     items = [row["item"] for row in result["rows"]["detection"]]
     assert items[0] == "latent to faces: light, shuffle, torch float32, batch 1"
     assert "latent to faces: light, shuffle, ONNX Runtime int8, batch 8" in items
