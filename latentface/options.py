@@ -45,7 +45,7 @@ def parse(
 
     Raises LatentFaceError for an unknown flag or key (with the nearest one that exists) and for a bad value.
     """
-    parser = _parser(config_class, program)
+    parser = _parser(config_class, program, defaults or {})
     namespace, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
@@ -144,19 +144,19 @@ class _Parser(argparse.ArgumentParser):
         raise LatentFaceError(f"{message}; see {self.prog} --help")
 
 
-def _parser(config_class: type, program: str) -> argparse.ArgumentParser:
+def _parser(config_class: type, program: str, defaults: Mapping[str, Any]) -> argparse.ArgumentParser:
     description = (config_class.__doc__ or "").strip()
     parser = _Parser(prog=program, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(config_class)
     for setting in fields(config_class):
-        _add(parser, setting, *_unwrap(hints[setting.name]))
+        shown = defaults.get(setting.name, setting.default)
+        _add(parser, setting, shown, *_unwrap(hints[setting.name]))
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="settings from a YAML file")
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, setting: Field, kind: type, many: bool, optional: bool) -> None:
+def _add(parser: argparse.ArgumentParser, setting: Field, shown: Any, kind: type, many: bool, optional: bool) -> None:
     text = setting.metadata.get("help", "").replace("%", "%%")
-    shown = setting.default
     if shown is not MISSING and shown is not None and shown != "" and shown != () and shown is not False:
         text += f" (default: {' '.join(map(str, shown)) if isinstance(shown, tuple) else shown})"
     keywords: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}

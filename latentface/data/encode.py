@@ -26,7 +26,7 @@ import torch
 
 from latentface.codecs import PRECISIONS, open_codec
 from latentface.codecs.base import RATES, Codec
-from latentface.codecs.pixels import DecodedCodec
+from latentface.codecs.pixels import ORIGINAL, DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
@@ -72,6 +72,10 @@ class EncodeConfig:
         "float32", "of the codec's networks (jpegai); bfloat16: faster, values are about 2 % off, for training sets",
         choices=PRECISIONS,
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.codec == "pixels" and self.rates == RATES:  # nothing is coded: one copy is enough
+            self.rates = (ORIGINAL,)
 
     def recorded(self) -> dict[str, Any]:
         """The settings that all rows of a manifest share."""

@@ -21,6 +21,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.options import option
 
+UNCODED = "0"  # the rate of original pictures
 LEAST_POINTS = 2  # of a curve, for a difference between two
 
 
@@ -211,21 +212,22 @@ def _cell(point: Point) -> str:
 
 
 def draw(curves: Curves, path: Path, config: ReportConfig) -> None:
-    """AP over bits per pixel (logarithmic), error bars over seeds; a dashed line for what has one point only."""
+    """AP over bits per pixel (logarithmic), error bars over seeds; a dashed line for pictures that were never coded."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
         colour = f"C{number}"
-        if len(points) == 1:
+        if len(points) == 1 and (points[0].bpp is None or points[0].rate == UNCODED):
             axes.axhline(points[0].mean, color=colour, linestyle="--", label=name)
-        if len(points) == 1 or any(point.bpp is None for point in points):
+            continue
+        if any(point.bpp is None for point in points):
             continue
         bpp, ap, spread = ([value(p) for p in points] for value in (_bits, lambda p: p.mean, lambda p: p.spread))
         axes.errorbar(bpp, ap, yerr=spread, color=colour, marker="o", capsize=3, label=name)
     axes.set(xscale="log", xlabel="bits per pixel, measured mean", ylabel=f"AP ({config.faces})", title=config.title)
-    drawn = [point for points in curves.values() if len(points) > 1 for point in points]
+    drawn = [point for points in curves.values() for point in points if point.rate != UNCODED]
     ticks = sorted({round(point.bpp, 2) for point in drawn if point.bpp is not None})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
     axes.minorticks_off()

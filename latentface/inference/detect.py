@@ -18,7 +18,7 @@ from latentface.codecs.base import Codec
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
-from latentface.data.stores import PACK_NAME, available_rates, rate_of, read_latent
+from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
@@ -41,7 +41,7 @@ class DetectConfig:
         (), "latents (.npy), folders of them, packed splits, or photographs with --codec", positional=True
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
-    weight: str = option("", "checkpoint, e.g. weight_final.pth; empty: the light detector that comes along")
+    weight: str = option("", "checkpoint, e.g. weight_final.pth; empty: the detector that comes along")
     network: str = option("", "backbone that the checkpoint has to hold, e.g. resnet50; empty: whatever it holds")
     conf: float = option(0.5, "lowest confidence of a face, 0 to 1")
     nms: float = option(0.4, "IoU from which the weaker of two boxes goes")
@@ -140,7 +140,9 @@ def _codec_of_inputs(config: DetectConfig) -> str:
         return config.codec
     for name in (*config.inputs, *config.latent):
         path = Path(name).resolve()
-        for folder in (path, *list(path.parents)[:3]):
+        if _is_picture(path):
+            raise LatentFaceError(f"{name}: a photograph; give --codec dct and --rate 50, or another codec and rate")
+        for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
             packed = (folder / PACK_NAME).is_file()
             rows = _packed(folder).rows if packed else _manifest(folder / MANIFEST_NAME)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
@@ -182,33 +184,40 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         if not path.exists():
             raise LatentFaceError(f"{path}: no such file or folder")
         return [path]
-    known = detector.rates or available_rates(path)
-    rate = known[0] if config.rate is None and len(known) == 1 else config.rate
-    wanted = "unknown (give --rate)" if rate is None else rate
-    if (path / PACK_NAME).is_file():
-        store = _packed(path)
-        found = [
-            path / name / f"latent_{rate}.npy" for name in store.names() if rate is not None and store.has(name, rate)
-        ]
-        if not found:
-            raise LatentFaceError(f"{path}: nothing of rate {wanted}; it has rates {', '.join(map(str, store.rates))}")
-        return found
-    names = () if rate is None else (f"latent_{rate}.npy",)
-    found = sorted(
-        Path(folder, name)
-        for folder, _, files in os.walk(path)
-        for name in files
-        if name in names or (config.codec and Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    )
+    packed = _packed(path) if (path / PACK_NAME).is_file() else None
+    if packed is None and any(path.glob(f"*/{PACK_NAME}")):
+        raise LatentFaceError(f"{path}: a packed dataset; give one of its splits, such as {path}/val")
+    rates = list(packed.rates) if packed else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
+    usable = [rate for rate in rates if not detector.rates or rate in detector.rates]
+    rate = usable[0] if config.rate is None and len(usable) == 1 else config.rate
+    if rates and rate not in rates and not config.codec:
+        wanted = "several rates: give --rate" if rate is None else f"no latent of rate {rate}"
+        raise LatentFaceError(f"{path}: {wanted}; there are {', '.join(map(str, rates))}")
+    if packed:
+        names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
+        return [path / name / f"latent_{rate}.npy" for name in names]
+    found = sorted(file for file in _files(path) if _wanted(file, rate, config.codec))
     if not found:
-        rates = available_rates(path) or available_rates(path.parent)
-        hint = f"there are rates {', '.join(map(str, rates))}" if rates else "give --codec for a folder of photographs"
-        raise LatentFaceError(f"{path}: nothing to look at for rate {wanted}; {hint}")
+        photographs = any(map(_is_picture, _files(path)))
+        hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
+        raise LatentFaceError(f"{path}: {hint}")
     return found
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+
+
+def _wanted(path: Path, rate: int | None, codec: str) -> bool:
+    return (rate is not None and rate_of(path) == rate) or (bool(codec) and _is_picture(path))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
 def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if _is_picture(path):
         return _encode(path, config, detector, codec)
     packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
     array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
@@ -239,7 +248,7 @@ def _refuse_same_names(paths: list[Path]) -> None:
 def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     """A photograph, scaled with padding as the encoder does it by default, becomes a latent."""
     if codec is None:
-        raise LatentFaceError(f"{path}: a photograph needs --codec ({' or '.join(CODECS)})")
+        raise LatentFaceError(f"{path}: a photograph; give --codec dct and --rate 50, or another codec and rate")
     rate = _only_rate(detector, path) if config.rate is None else config.rate
     rgb = read_picture(path)
     fit = "stretch" if config.fit == "stretch" else "pad"
@@ -307,7 +316,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
     height, width = (side * stride for side in source.array.shape[1:])
     if config.image:
         return place_photograph(config.image, width, height, stride, source.row, config.fit)
-    if source.path.suffix.lower() in PICTURE_SUFFIXES:
+    if _is_picture(source.path):
         return place_photograph(source.path, width, height, stride, source.row)
     codec = codec or _codec_at_hand(source)
     if codec is not None:

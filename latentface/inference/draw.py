@@ -36,14 +36,15 @@ def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
             centre = (round(float(point[0]) * scale), round(float(point[1]) * scale))
             cv2.circle(canvas, centre, radius + 1, DARK, -1, cv2.LINE_AA)
             cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)
-        _score(canvas, f"{score:.2f}", x1, y1)
+        _score(canvas, f"{score:.2f}", x1, y1, y2)
     return canvas
 
 
-def _score(canvas: np.ndarray, text: str, x: int, y: int) -> None:
+def _score(canvas: np.ndarray, text: str, x: int, above: int, below: int) -> None:
+    """Above the box, else below it, so that the face stays visible."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     (width, height), _ = cv2.getTextSize(text, font, size, 1)
-    top = y - height - 6 if y > height + 6 else y
+    top = above - height - 6 if above > height + 6 else min(below, len(canvas) - height - 6)
     cv2.rectangle(canvas, (x, top), (x + width + 4, top + height + 6), BOX, -1)
     cv2.putText(canvas, text, (x + 2, top + height + 3), font, size, DARK, 1, cv2.LINE_AA)
 

@@ -91,10 +91,10 @@ def train(config: TrainConfig) -> Path:
     optimizer = setup.build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     folder = setup.experiment_folder(config)
-    order = Order(tuple(dataset.rates), len(dataset), config.batch_size, config.accumulate, config.seed)
+    order = Order(tuple(dataset.rates), len(dataset), config.batch_size, config.accumulate, config.seed, config.model)
     progress = load_state(folder, model, average, optimizer, scaler, order) if config.resume else Progress()
     if progress.epoch >= config.epochs and (folder / "weight_final.pth").is_file():
-        print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give --epochs to go on", flush=True)
+        print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give more --epochs to go on", flush=True)
         return folder
     settings = setup.save_settings(config, folder)
     journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)

@@ -47,6 +47,7 @@ class Order:
     batch_size: int
     accumulate: int
     seed: int
+    network: str
 
 
 def save_state(
@@ -79,13 +80,13 @@ def load_state(
 ) -> Progress:
     """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run.
 
-    Batch size, seed and set may change between two epochs; inside one they may not, rates never.
+    Batch size, seed and set may change between two epochs; inside one they may not, network and rates never.
     """
     path = folder / STATE_NAME
     content = load_plain(path)
     try:
         progress, saved = Progress(**content["progress"]), Order(**content["order"])
-        fixed = ("rates",) if progress.batch == 0 else tuple(asdict(order))
+        fixed = ("network", "rates") if progress.batch == 0 else tuple(asdict(order))
         for name in fixed:
             before, now = getattr(saved, name), getattr(order, name)
             if before != now:

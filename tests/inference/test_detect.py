@@ -50,18 +50,53 @@ def test_folder_needs_a_rate_where_the_model_knows_two(
 ) -> None:
     folder = str(drawn_dataset / "val" / "latent")
     assert main(["detect", folder, "--weight", str(weights)]) == 2
-    assert "for rate unknown (give --rate); there are rates 25, 75" in capsys.readouterr().err
+    assert "several rates: give --rate; there are 25, 75" in capsys.readouterr().err
     assert main(["detect", folder, "--weight", str(weights), "--rate", "25", "--no_pictures"]) == 0
     assert len(list(Path("detections").glob("*_latent_25.json"))) == 3
     assert not list(Path("detections").glob("*.png"))
     assert "faces in 3 pictures" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["empty"], "empty: no latents in it, and no photographs"),
+        (["photos"], "photos: photographs: give --codec and --rate"),
+        (["{root}/val", "--rate", "33"], "val: no latent of rate 33; there are 25, 75"),
+        (["packed"], "packed: a packed dataset; give one of its splits, such as packed/val"),
+    ],
+)
+def test_folders_that_hold_something_else(
+    words: list[str], message: str, drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
+) -> None:
+    Path("empty").mkdir()
+    Path("photos").mkdir()
+    Image.new("RGB", (32, 32)).save("photos/a.png")
+    if words == ["packed"]:
+        assert main(["pack", str(drawn_dataset), "--out", "packed", "--dtype", "int8"]) == 0
+    assert main(["detect", *(word.format(root=drawn_dataset) for word in words), "--weight", str(weights)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_only_rate_of_a_folder_is_taken(drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(drawn_dataset / "val", "one", ignore=shutil.ignore_patterns("latent_25.npy"))
+    assert main(["detect", "one", "--weight", str(weights), "--no_pictures"]) == 0
+    assert "in 3 pictures" in capsys.readouterr().out
+
+
+def test_a_photograph_without_a_codec(capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (32, 32)).save("a.png")
+    assert main(["detect", "a.png"]) == 2
+    assert capsys.readouterr().err == (
+        "latentface: error: a.png: a photograph; give --codec dct and --rate 50, or another codec and rate\n"
+    )
+
+
 def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save("photo.png")
     arguments = ["detect", "photo.png", "--weight", str(weights), "--rate", "75"]
     assert main(arguments) == 2
-    assert "photo.png: a photograph needs --codec" in capsys.readouterr().err
+    assert "photo.png: a photograph; give --codec dct and --rate 50" in capsys.readouterr().err
     assert main([*arguments, "--codec", "dct", "--size", "128"]) == 0
     content = json.loads(Path("detections", "photo.json").read_text())
     assert (content["picture_width"], content["picture_height"]) == (128, 128)
