@@ -94,10 +94,16 @@ def load_state(
                     f"{folder} was stopped with {name} {before}, now it is {now}: resume with the same"
                 )
         load_strictly(model, content["model"], str(path))
+        if (average is None) != (not content["average"]):
+            raise LatentFaceError(
+                f"{folder} was begun {'with' if average is None else 'without'} --average: the same now"
+            )
         if average is not None:
             average.load_state_dict(content["average"])
         optimizer.load_state_dict(content["optimizer"])
         scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise LatentFaceError(f"{path}: does not belong to a run with these settings ({error})") from error
+        raise LatentFaceError(
+            f"{path}: does not belong to a run with these settings ({str(error).splitlines()[0]})"
+        ) from error
     return progress

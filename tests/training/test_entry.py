@@ -130,7 +130,7 @@ def test_only_so_many_pictures_are_looked_at(teacher: RetinaFace, batches: list[
 
 
 def test_teachers_that_cannot_be_started_as(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
-    for model in (student(0, "light"), student(0, "mobilenet", "deep")):
+    for model in (student(0, "light", "shuffle"), student(0, "mobilenet", "deep")):
         with pytest.raises(LatentFaceError, match="needs --model mobilenet --bridge residual"):
             start_as(teacher, model, batches, pictures=8)
     blind = [LatentBatch(*(getattr(batches[0], name) for name in list(vars(batches[0]))[:8]))]

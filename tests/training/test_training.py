@@ -83,6 +83,7 @@ def test_killed_and_resumed_run_equals_one_that_was_not(drawn_dataset: Path, tmp
     whole = train(config(drawn_dataset, tmp_path / "whole", epochs=3, rates=(25, 75)))
     arguments = ["--dataset_root", str(drawn_dataset), "--model", "light", "--bridge", "shuffle", "--epochs", "3"]
     arguments += ["--batch_size", "2", "--no_wandb", "--workers", "1", "--rates", "25", "75", "--out", "killed"]
+    arguments += ["--recipe", "modern"]
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train_retinaface.py"), *arguments, "--save_minutes", "0.0001"],
         cwd=tmp_path,
