@@ -166,8 +166,11 @@ def feed(latent: np.ndarray, rate: int, model_index: int = UNKNOWN_INDEX) -> dic
 def quantise(path: Path, samples: list[dict[str, np.ndarray]]) -> None:
     """Convolutions of the graph in `path` to int8: weights per channel, activations by their range on `samples`.
 
-    Normalisation, upsampling and the decoding of boxes stay in float32: they cost little and their ranges are wide.
+    Normalisation, upsampling, depthwise convolutions and the decoding of boxes stay in float32: they cost little and
+    their ranges are wide. Ranges are averaged over the samples, so that one outlier does not coarsen all (on the
+    weights that come along both together keep half of the AP that plain int8 loses).
     """
+    import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -186,7 +189,10 @@ def quantise(path: Path, samples: list[dict[str, np.ndarray]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        nodes = onnx.load(str(prepared), load_external_data=False).graph.node
+        depthwise = [node.name for node in nodes if any(a.name == "group" and a.i > 1 for a in node.attribute)]
         quantize_static(
             str(prepared), str(path), Samples(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],
+            nodes_to_exclude=depthwise, extra_options={"CalibMovingAverage": True},
         )  # fmt: skip
