@@ -283,16 +283,11 @@ def _postprocessing(config: BenchConfig) -> Iterator[Row]:
 
 def _encode(config: BenchConfig) -> Iterator[Row]:
     name = config.codec or ("jpegai" if config.codec_weights else "dct")
-    for precision in PRECISIONS if config.photographs and name == "jpegai" else PRECISIONS[:1]:
-        if config.photographs:
-            yield encode_row(
-                Path(config.photographs),
-                name,
-                config.codec_weights,
-                pictures=4 if config.quick else 24,
-                rounds=min(3, config.rounds),
-                precision=precision,
-            )
+    if not config.photographs:
+        return
+    photographs, pictures, rounds = Path(config.photographs), 4 if config.quick else 24, min(3, config.rounds)
+    for precision in PRECISIONS if name == "jpegai" else PRECISIONS[:1]:
+        yield encode_row(photographs, name, config.codec_weights, pictures=pictures, rounds=rounds, precision=precision)
 
 
 def _wider(config: BenchConfig) -> Iterator[Row]:

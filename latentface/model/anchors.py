@@ -95,12 +95,10 @@ def match(
     reaches `forced` (of several faces that claim one prior the last has it). Ignored boxes claim nothing; priors that
     overlap them by `threshold` or more are left out unless they answer for a face.
     """
-    batch, faces = valid.shape
+    faces = valid.shape[1]
     target = valid & ~ignore
     prior_boxes = corners(priors)
-    best_iou = boxes.new_full((batch, len(priors)), -1.0)
-    best_face = torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device)
-    overlaps_ignored = torch.zeros(batch, len(priors), dtype=torch.bool, device=boxes.device)
+    best_iou, best_face, overlaps_ignored = _nothing_matched(boxes, priors)
     claimed_by = torch.full_like(best_face, -1)
     for start in range(0, faces, TRUTHS_AT_A_TIME):
         part = slice(start, start + TRUTHS_AT_A_TIME)
@@ -129,12 +127,10 @@ def match_adaptively(
     and in any case its best candidates (all of equals), as faces smaller than a cell have no centre inside. A prior
     that several faces take answers for the one it overlaps most. Ignored boxes do as in `match`.
     """
-    batch, faces = valid.shape
+    faces = valid.shape[1]
     target = valid & ~ignore
     prior_boxes = corners(priors)
-    best_iou = boxes.new_full((batch, len(priors)), -1.0)
-    best_face = torch.zeros(batch, len(priors), dtype=torch.int64, device=boxes.device)
-    overlaps_ignored = torch.zeros(batch, len(priors), dtype=torch.bool, device=boxes.device)
+    best_iou, best_face, overlaps_ignored = _nothing_matched(boxes, priors)
     for start in range(0, faces, TRUTHS_AT_A_TIME):
         part = slice(start, start + TRUTHS_AT_A_TIME)
         iou = batched_iou(boxes[:, part], prior_boxes)  # [B, m, A]
@@ -151,6 +147,12 @@ def match_adaptively(
         best_face = torch.where(face_iou > best_iou, face + start, best_face)
         best_iou = torch.maximum(best_iou, face_iou)
     return _labels(best_iou >= 0, overlaps_ignored), best_face
+
+
+def _nothing_matched(boxes: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Before any face is looked at, [B, A] each: best IoU (-1), its face (0), whether an ignored one is overlapped."""
+    best_iou = boxes.new_full((len(boxes), len(priors)), -1.0)
+    return best_iou, torch.zeros_like(best_iou, dtype=torch.int64), torch.zeros_like(best_iou, dtype=torch.bool)
 
 
 def _labels(positive: Tensor, overlaps_ignored: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class TrainConfig:
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
     keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
     recipe: str = option(
-        "modern", "optimiser, schedule and average: the best found, or exactly RetinaFace's", choices=tuple(RECIPES)
+        "modern", "optimiser, schedule and average: newer ones, or exactly RetinaFace's", choices=tuple(RECIPES)
     )
     average: float | None = option(
         None, "validate and keep a moving average of the weights, of this decay per step; 0: none (modern: 0.998)"

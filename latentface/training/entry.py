@@ -145,9 +145,8 @@ def _fit_expansion(
 ) -> None:
     squares = products = torch.zeros((), device=bridge.expand.weight.device)
     for batch in batches:
-        taps = _with_one(F.unfold(_projected(model, batch), 3, padding=1).transpose(1, 2)).flatten(
-            0, 1
-        )  # [B * cells, 9 * P + 1]
+        taps = _with_one(_neighbourhood(_projected(model, batch)).transpose(1, 2))
+        taps = taps.flatten(0, 1)  # [B * cells, 9 * P + 1]
         goals = _goals(teacher, model, batch).flatten(2).transpose(1, 2).flatten(0, 1)
         squares = squares + taps.T @ taps
         products = products + taps.T @ goals

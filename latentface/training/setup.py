@@ -29,6 +29,7 @@ from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.distillation import Distillation
+from latentface.training.entry import OWN_PARTS
 from latentface.training.state import STATE_NAME
 from latentface.training.teacher import load_teacher
 
@@ -205,7 +206,7 @@ def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optim
     parameters: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameters[name.startswith(("projection.", "entry."))].append(parameter)
+            parameters[name.startswith(OWN_PARTS)].append(parameter)
     groups = [{"params": parameters[True], "factor": config.entry_lr}, {"params": parameters[False], "factor": 1.0}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)

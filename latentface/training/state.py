@@ -103,7 +103,6 @@ def load_state(
         optimizer.load_state_dict(content["optimizer"])
         scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise LatentFaceError(
-            f"{path}: does not belong to a run with these settings ({str(error).splitlines()[0]})"
-        ) from error
+        first_line = str(error).partition("\n")[0]  # torch lists every tensor
+        raise LatentFaceError(f"{path}: does not belong to a run with these settings ({first_line})") from error
     return progress
