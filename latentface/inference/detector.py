@@ -104,6 +104,16 @@ class Detector:
             faces.update(zip(chosen, found, strict=True))
         return faces[0] if _is_latent(latents) else [faces[i] for i in range(len(arrays))]
 
+    def read_channels(self, count: int) -> None:
+        """From now on only so many channels of a latent count, the strongest of its codec model; 0: all.
+
+        Raises LatentFaceError for what has no such choice: exported models, and models of pictures.
+        """
+        normalisation: Any = getattr(getattr(self.runtime, "model", None), "normalisation", None)
+        if not hasattr(normalisation, "channels_read"):
+            raise LatentFaceError("channels can be left out by a checkpoint (.pth) of latents only")
+        normalisation.channels_read = count
+
     def predict(
         self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
     ) -> list[Faces]:

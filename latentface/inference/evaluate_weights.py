@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    if config.channels:
+        detector.read_channels(config.channels)
     latent_dir = Path(config.latent_dir or latent_folder(Path(config.dataset_root) / config.split))
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
@@ -53,6 +55,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
         "codec": datasets[0].codec,
         "weight": config.weight,
+        "channels": config.channels or "all",
         "min_height": config.min_height,
         "confidence": config.conf,
         "nms": config.nms,

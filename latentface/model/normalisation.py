@@ -37,7 +37,13 @@ class LatentStatistics:
 
 
 class LatentNormalisation(nn.Module):
-    """`(latent - mean) / deviation`, the row chosen by model index, else by rate."""
+    """`(latent - mean) / deviation`, the row chosen by model index, else by rate.
+
+    Where `channels_read` is set, only so many channels of each row count, those of the largest deviation (the codec's
+    order between equals); the others are as if they stood at their mean.
+    """
+
+    channels_read: int = 0  # 0: all
 
     mean: Tensor
     inverse_deviation: Tensor
@@ -59,8 +65,14 @@ class LatentNormalisation(nn.Module):
         """[B, C, h, w], rates [B], model indices [B] (-1: unknown) -> [B, C, h, w]."""
         rows = self.rows(rates, model_indices)
         mean = self.mean[rows][:, :, None, None]
-        normalised = (latents - mean) * self.inverse_deviation[rows][:, :, None, None]
+        scale = self.inverse_deviation * self._read() if self.channels_read else self.inverse_deviation
+        normalised = (latents - mean) * scale[rows][:, :, None, None]
         return normalised.clamp(-LARGEST_VALUE, LARGEST_VALUE)
+
+    def _read(self) -> Tensor:
+        """Which channels count: [G, C]."""
+        order = self.inverse_deviation.argsort(dim=1, stable=True)
+        return order.argsort(dim=1) < self.channels_read
 
     def rows(self, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         """The row of each sample: [B] of 0 to G - 1.

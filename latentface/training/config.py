@@ -64,6 +64,9 @@ class TrainConfig:
     )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
     projection: int = option(0, "channels of a linear map of each codec model's own before the bridge; 0: none")
+    channels_read: tuple[int, ...] = option(
+        (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"
+    )
     teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
     photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
@@ -136,6 +139,8 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry needs --teacher and --bridge residual, and goes without --weight")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
+        if any(count < 1 for count in self.channels_read):
+            raise LatentFaceError(f"--channels_read {self.channels_read}: numbers of channels, 1 or more each")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
         numbers = (

@@ -121,3 +121,18 @@ def test_projection_has_filters_of_its_own_for_each_row() -> None:
     for sample, row in enumerate((1, 0, 1)):
         wanted = torch.einsum("chw,cp->phw", x[sample], projection.weight[row]) + projection.bias[row, 0, :, None, None]
         torch.testing.assert_close(found[sample], wanted)
+
+
+def test_only_the_strongest_channels_of_each_row_are_read():
+    """Deviations 1, 4, 2, 4 and 3, 1, 2, 0: the two largest are channels 1 and 3, and 0 and 2. 0 has a floor."""
+    deviation = torch.tensor([[1.0, 4, 2, 4], [3, 1, 2, 0]])
+    normalisation = LatentNormalisation(LatentStatistics(torch.ones(2, 4), deviation, (25, 75), (0, 1)))
+    latents, rates = torch.full((2, 4, 1, 1), 5.0), torch.tensor([25, 75])
+    normalisation.channels_read = 2
+    assert normalisation(latents, rates).flatten(1).tolist() == [[0, 1, 0, 1], [pytest.approx(4 / 3), 0, 2, 0]]
+    normalisation.channels_read = 1
+    assert normalisation(latents, rates).flatten(1).tolist() == [[0, 1, 0, 0], [pytest.approx(4 / 3), 0, 0, 0]]
+    normalisation.channels_read = 4
+    read = normalisation(latents, rates)
+    normalisation.channels_read = 0
+    assert torch.equal(read, normalisation(latents, rates))

@@ -233,6 +233,25 @@ def test_documented_scripts(drawn_dataset: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_channels_are_read_in_part_while_training_only(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading all 256 changes nothing; of three choices each is met; validation reads all of them."""
+    plain = train(config(drawn_dataset, tmp_path / "plain", epochs=1))
+    all_read = train(config(drawn_dataset, tmp_path / "all", epochs=1, channels_read=(256,)))
+    assert same(state(plain), state(all_read))
+    seen, validated = set(), set()
+    forward = loop.RetinaFace.forward
+
+    def watched(model, *arguments, **options):
+        (seen if model.training else validated).add(model.normalisation.channels_read)
+        return forward(model, *arguments, **options)
+
+    monkeypatch.setattr(loop.RetinaFace, "forward", watched)
+    train(config(drawn_dataset, tmp_path / "part", epochs=6, val_every=6, channels_read=(8, 32, 96)))
+    assert (seen, validated) == ({8, 32, 96}, {0})
+
+
 def test_frozen_backbone_does_not_move(drawn_dataset: Path, tmp_path: Path) -> None:
     folder = train(config(drawn_dataset, tmp_path / "run", freeze=True))
     first, last = state(folder, "weight_1.pth"), state(folder)
