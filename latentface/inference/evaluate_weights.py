@@ -55,13 +55,14 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
         "codec": datasets[0].codec,
         "weight": config.weight,
-        "channels": config.channels or "all",
         "min_height": config.min_height,
         "confidence": config.conf,
         "nms": config.nms,
         "before_nms": config.before_nms,
         "keep": config.keep,
     }
+    if config.channels:
+        protocol["channels"] = config.channels
     scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
     return {"protocol": protocol, "rates": scores, "versions": versions()}
 
