@@ -195,6 +195,6 @@ def _with_one(x: Tensor) -> Tensor:
 
 
 def _ridge(squares: Tensor, products: Tensor, strength: float) -> Tensor:
-    """Solves (squares + strength) x = products, in double precision."""
+    """Solves (squares + strength) x = products, in double precision; by Cholesky, as the left side is positive."""
     eye = torch.eye(squares.shape[-1], dtype=torch.float64, device=squares.device)
-    return torch.linalg.solve(squares.double() + strength * eye, products.double()).float()
+    return torch.cholesky_solve(products.double(), torch.linalg.cholesky(squares.double() + strength * eye)).float()
