@@ -50,6 +50,7 @@ COMMANDS = {
     "bench": Command(
         "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
+    "serve": Command("Use", "a page in the browser to look at latents", "latentface.apps.serve", "ServeConfig", "run"),
     "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }
 
