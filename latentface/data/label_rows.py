@@ -16,14 +16,15 @@ from latentface.files import name_problem
 # Columns of a row -> places of box (4), landmarks (10), invalid flag and attributes (5) in the row with -1 and 0
 # appended.
 _TRIPLES = [4 + 3 * point + axis for point in range(5) for axis in (0, 1)]
-_LAYOUT = {
-    4: itemgetter(0, 1, 2, 3, *[4] * 10, 5, *[4] * 5),
-    10: itemgetter(0, 1, 2, 3, *[10] * 10, 7, 4, 5, 6, 8, 9),
-    14: itemgetter(*range(14), 15, *[14] * 5),
-    19: itemgetter(0, 1, 2, 3, *_TRIPLES, 20, *[19] * 5),
-    20: itemgetter(0, 1, 2, 3, *_TRIPLES, 21, *[20] * 5),
-    21: itemgetter(0, 1, 2, 3, *_TRIPLES, 20, *[21] * 5),
+_PLACES = {
+    4: [0, 1, 2, 3, *[4] * 10, 5, *[4] * 5],
+    10: [0, 1, 2, 3, *[10] * 10, 7, 4, 5, 6, 8, 9],
+    14: [*range(14), 15, *[14] * 5],
+    19: [0, 1, 2, 3, *_TRIPLES, 20, *[19] * 5],
+    20: [0, 1, 2, 3, *_TRIPLES, 21, *[20] * 5],
+    21: [0, 1, 2, 3, *_TRIPLES, 20, *[21] * 5],
 }
+_LAYOUT = {columns: itemgetter(*places) for columns, places in _PLACES.items()}
 WIDTH = 20  # of `Rows.table`
 _LARGEST = 1e8  # for the sum of a row's absolute values; far beyond any picture
 
