@@ -12,12 +12,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentface.apps.report_runs import Run, find_runs
 from latentface.errors import LatentFaceError
 from latentface.evaluation.report import Curves, Difference, difference, draw, markdown, read_curves
 from latentface.files import make_folder, replacing
 from latentface.options import option
+
+if TYPE_CHECKING:
+    from latentface.apps.report_faces import Judged
 
 MUCH = 10e6  # bytes of an HTML file
 
@@ -92,30 +96,44 @@ def _differences(curves: Curves, anchors: tuple[str, ...]) -> list[Difference]:
 
 def _page(config: ReportConfig, runs: list[Run], curves: Curves, differences: list[Difference]) -> str:
     """The HTML; a run whose predictions or labels are not there goes without its part of it, with a line."""
-    from latentface.apps.report_faces import Judged, judge_run, usual_rate
     from latentface.apps.report_page import Content, page
+
+    judged, notes = _judge(config, runs)
+    for note in notes:
+        print(f"left out: {note}", file=sys.stderr)
+    return page(
+        Content(
+            title=config.title,
+            faces=config.faces,
+            runs=runs,
+            curves=curves,
+            differences=differences,
+            judged=judged,
+            notes=notes,
+            images=config.images,
+            pictures=config.pictures,
+            crops=config.crops,
+        )
+    )
+
+
+def _judge(config: ReportConfig, runs: list[Run]) -> tuple[list[Judged], list[str]]:
+    """The first evaluation of every run, picture by picture, and a line for each that cannot be."""
+    from latentface.apps.report_faces import judge_run, usual_rate
+    from latentface.data.labels import read_labels
 
     splits = dict(item.split("=", 1) for item in config.sets)
     for name in splits.keys() - {one.name for one in runs}:
         raise LatentFaceError(f"--sets {name}: there are {', '.join(one.name for one in runs)}")
-    judged: list[Judged] = []
-    notes = []
+    known = read_labels(config.attributes) if config.attributes else None
+    judged, notes = [], []
     for one in (one for one in runs if one.evaluations):
-        evaluation = one.evaluations[0]
+        evaluation, split = one.evaluations[0], splits.get(one.name, "")
         rate = str(config.rate) if config.rate is not None else usual_rate(evaluation)
         try:
-            judged.append(
-                judge_run(
-                    one.name, evaluation, rate=rate, confidence=config.conf, split=splits.get(one.name, ""),
-                    attribute_file=config.attributes,
-                )
-            )  # fmt: skip
+            judged.append(judge_run(one.name, evaluation, rate=rate, confidence=config.conf, split=split, known=known))
         except LatentFaceError as error:
             notes.append(f"faces of {one.name}: {error}")
-            print(f"left out: {notes[-1]}", file=sys.stderr)
-    return page(
-        Content(
-            config.title, config.faces, runs, curves, differences, judged, notes, config.images, config.pictures,
-            config.crops,
-        )
-    )  # fmt: skip
+    if known is not None and judged and not any(one.attributes for one in judged):
+        raise LatentFaceError(f"--attributes {config.attributes}: none of its boxes with attributes is a face here")
+    return judged, notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the page's text colour; no chart has it otherwise
+_STYLE_SHEET = re.compile(r"<style.*?</style>", re.DOTALL)  # would hold for the whole page
+_ID = re.compile(r'(?<= id=")|(?<=url\(#)|(?<=href="#)')  # several charts are on one page
 POINTS = 300  # at most, of a precision-recall curve
 HEIGHT_STEPS = (6, 8, 12, 16, 24, 32, 48, 64, 96, 192)  # picture pixels: edges of the bins of recall by height
 LEAST_FACES = 5  # in a bin, for a point
@@ -54,11 +57,12 @@ def _style() -> Iterator[None]:
 
 def _chart(figure: Figure, title: str, says: str) -> Chart:
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
-    return Chart(title, says, text[text.index("<svg") :].replace(INK, "currentColor"))
+    text = _STYLE_SHEET.sub("", text[text.index("<svg") :], count=1).replace(INK, "currentColor")
+    name = title.lower().replace(" ", "-").replace(",", "")
+    return Chart(title, says, _ID.sub(rf"\g<0>{name}-", text))
 
 
 def rate_accuracy(curves: Curves, faces: str) -> Chart:

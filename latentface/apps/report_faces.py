@@ -10,7 +10,7 @@ import numpy as np
 
 from latentface.apps.report_attributes import attributes_of
 from latentface.boxes import xywh_to_xyxy
-from latentface.data.labels import PictureLabels, read_labels
+from latentface.data.labels import PictureLabels
 from latentface.data.latents import NestedLatentWiderFaceDataset, Picture
 from latentface.data.stores import find_labels, latent_folder
 from latentface.errors import LatentFaceError
@@ -21,6 +21,14 @@ from latentface.evaluation.wider import prediction_name, read_predictions
 from latentface.inference.evaluate_weights import open_set
 
 USUAL_RATE = "75"
+USUAL_DATA = {  # of the set, where an evaluation does not keep it
+    "label_file": "",
+    "label_frame": "picture",
+    "image_sizes": "",
+    "image_dir": "",
+    "label_fit": "stretch",
+    "stride": 16,
+}
 MOST_OFF = 0.005  # AP: prediction files are rounded to a thousandth of a pixel
 
 
@@ -53,23 +61,27 @@ def usual_rate(evaluation: Path) -> str:
 
 
 def judge_run(
-    name: str, evaluation: Path, *, rate: str, confidence: float, split: str = "", attribute_file: str = ""
+    name: str,
+    evaluation: Path,
+    *,
+    rate: str,
+    confidence: float,
+    split: str = "",
+    known: dict[str, PictureLabels] | None = None,
 ) -> Judged:
-    """`split`: where the pictures are, if elsewhere than the evaluation says; `attribute_file`: WIDER FACE labels of
-    the photographs.
+    """`split`: where the pictures are, if elsewhere than the evaluation says; `known`: see `attributes_of`.
 
     Raises LatentFaceError where predictions or labels are missing, are no such files, or do not give the AP that the
     evaluation found.
     """
     content = read_evaluation(evaluation)
-    if rate not in content["rates"]:
+    if rate not in content["rates"] or not rate.isdecimal():
         raise LatentFaceError(f"{evaluation}: no rate {rate}; there are {', '.join(content['rates'])}")
     recorded, protocol = content["rates"][rate], content["protocol"]
-    min_height = float(protocol.get("min_height", 0.0))
+    min_height = float(protocol.get("min_height") or 0.0)
     predictions = _predictions(evaluation, rate, recorded)
     dataset = _dataset(evaluation, content, int(rate), split)
     tally, outcomes, attributes = Evaluation(min_height=min_height), {}, {}
-    known = read_labels(attribute_file) if attribute_file else None
     for picture in dataset.pictures:
         labels = dataset.labels_of(picture)
         result = _result(evaluation, picture, labels, predictions, protocol.get("frame", "picture"))
@@ -79,8 +91,6 @@ def judge_run(
     curves = {"all": tally.overall.score(), **{band: one.score() for band, one in tally.bands.items()}}
     _check(evaluation, rate, recorded, curves["all"], dataset)
     told = any((values > 0).any() for values in attributes.values())
-    if attribute_file and not told:
-        raise LatentFaceError(f"{attribute_file}: none of its boxes is a face of {dataset.label_file} with attributes")
     return Judged(name, rate, confidence, min_height, dataset, curves, outcomes, attributes if told else {})
 
 
@@ -95,16 +105,24 @@ def _predictions(evaluation: Path, rate: str, recorded: dict[str, Any]) -> dict[
 
 def _dataset(evaluation: Path, content: dict[str, Any], rate: int, split: str) -> NestedLatentWiderFaceDataset:
     """The set as it was evaluated; files older than the settings of it had the usual ones."""
+    data = {**USUAL_DATA, **_recorded_data(evaluation, content)}
     place = latent_folder(Path(split or str(content["protocol"].get("set", ""))))
-    usual = {"label_frame": "picture", "image_sizes": "", "image_dir": "", "label_fit": "stretch", "stride": 16}
-    data = {**usual, "latent_dir": place, **(content.get("data") or {})}
-    if split:
-        data |= {"latent_dir": place, "label_file": find_labels(place)}
+    if split or "latent_dir" not in data:
+        data |= {"latent_dir": str(place), "label_file": ""}
     if not Path(data["latent_dir"]).is_dir():
         raise LatentFaceError(
             f"{evaluation}: the set that it judged is not at {data['latent_dir']}; say where with --sets NAME=SPLIT"
         )
-    return open_set({"label_file": find_labels(Path(data["latent_dir"])), **data}, rate)
+    data["label_file"] = data["label_file"] or find_labels(Path(data["latent_dir"]))
+    return open_set(data, rate)
+
+
+def _recorded_data(evaluation: Path, content: dict[str, Any]) -> dict[str, Any]:
+    data = content.get("data", {})
+    known = {"latent_dir": "", **USUAL_DATA}
+    if not isinstance(data, dict) or not all(isinstance(data.get(k, v), type(v)) for k, v in known.items()):
+        raise LatentFaceError(f"{evaluation}: its `data` is not what `latentface evaluate` writes; evaluate again")
+    return data
 
 
 def _result(
@@ -126,7 +144,8 @@ def _check(
     evaluation: Path, rate: str, recorded: dict[str, Any], score: DetectionScore, dataset: NestedLatentWiderFaceDataset
 ) -> None:
     """The pictures shown have to be those that the figures are of."""
-    there = recorded.get("all", {}).get("ap")
+    faces = recorded.get("all")
+    there = faces.get("ap") if isinstance(faces, dict) else None
     if there is not None and not abs(score.ap - there) <= MOST_OFF:
         raise LatentFaceError(
             f"{evaluation}: rate {rate} has AP {there:.4f}, its prediction files give {score.ap:.4f} with "

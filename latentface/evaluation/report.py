@@ -100,7 +100,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """An evaluation.json of weights, as it is; LatentFaceError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        complete = isinstance(content["protocol"], dict) and all(map(_is_score, content["rates"].values()))
+        complete = bool(content["rates"]) and all(map(_is_score, content["rates"].values()))
+        complete = complete and _is_number(content["protocol"].get("min_height"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise LatentFaceError(f"{path}: cannot be read as JSON ({error})") from error
     except (KeyError, TypeError, AttributeError):
@@ -113,7 +114,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 def _is_score(scores: Any) -> bool:
     """Whether what a file says of a rate is a mapping, and numbers are where they have to be."""
     values = [scores.get("mean_bpp"), *(band.get("ap") for band in scores.values() if isinstance(band, dict))]
-    return all(value is None or isinstance(value, (int, float)) for value in values)
+    return all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
 def _scores(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -212,7 +217,10 @@ def draw(curves: Curves, faces: str, title: str = "") -> Figure:
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "bits per pixel are unknown", ha="center", transform=axes.transAxes)
     return figure
 
 
