@@ -42,7 +42,7 @@ COMMANDS = {
         "Train", "several ways, trained and judged alike", "latentface.apps.experiment", "ExperimentConfig", "run"
     ),
     "report": Command(
-        "Train", "evaluations -> rate-accuracy curves, BD-rate", "latentface.evaluation.report", "ReportConfig", "run"
+        "Train", "runs side by side: one HTML page, curves, pictures", "latentface.apps.report", "ReportConfig", "run"
     ),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
