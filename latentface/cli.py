@@ -42,7 +42,7 @@ COMMANDS = {
         "Train", "several ways, trained and judged alike", "latentface.apps.experiment", "ExperimentConfig", "run"
     ),
     "report": Command(
-        "Train", "evaluations -> rate-accuracy curves, BD-rate", "latentface.evaluation.report", "ReportConfig", "run"
+        "Train", "runs side by side: one HTML page, curves, pictures", "latentface.apps.report", "ReportConfig", "run"
     ),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
@@ -50,6 +50,7 @@ COMMANDS = {
     "bench": Command(
         "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
+    "serve": Command("Use", "a page in the browser to look at latents", "latentface.apps.serve", "ServeConfig", "run"),
     "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }
 

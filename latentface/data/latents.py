@@ -150,6 +150,11 @@ class NestedLatentWiderFaceDataset(Dataset):
             raise LatentFaceError(f"{place}: NaN or infinite values; write this latent again or remove its folder")
         return array
 
+    def labels_of(self, picture: Picture) -> PictureLabels:
+        """The labels that go with a picture's whole latent: picture pixels, clipped; no values are read."""
+        _, rows, columns = self.store.shape(picture.name, self.rates_of(picture)[0])
+        return self._labels(picture, rows, columns)
+
     def _labels(self, picture: Picture, rows: int, columns: int) -> PictureLabels:
         """The picture's labels in picture pixels, clipped to it."""
         height, width = rows * self.stride, columns * self.stride

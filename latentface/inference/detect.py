@@ -22,7 +22,14 @@ from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
 from latentface.inference.detector import Detector
-from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
+from latentface.inference.draw import (
+    codec_at_hand,
+    decode_picture,
+    draw_faces,
+    place_photograph,
+    render_latent,
+    save_picture,
+)
 from latentface.inference.pretrained import pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces
@@ -318,15 +325,10 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
         return place_photograph(config.image, width, height, stride, source.row, config.fit)
     if _is_picture(source.path):
         return place_photograph(source.path, width, height, stride, source.row)
-    codec = codec or _codec_at_hand(source)
+    codec = codec or codec_at_hand(source.codec)
     if codec is not None:
         return decode_picture(codec, source.array, source.rate, source.row)
     return render_latent(source.array, stride)
-
-
-def _codec_at_hand(source: Source) -> Codec | None:
-    """The codec that the manifest names, if it needs no weights."""
-    return open_codec(source.codec) if source.codec in ("dct", "pixels") else None
 
 
 def _table(source: Source, faces: Faces) -> str:

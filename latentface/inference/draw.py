@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from latentface.codecs import open_codec
 from latentface.codecs.base import Codec, Latent
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import read_picture, render
@@ -63,6 +64,11 @@ def render_latent(latent: np.ndarray, stride: int) -> np.ndarray:
     return cells.repeat(stride, axis=0).repeat(stride, axis=1)
 
 
+def codec_at_hand(name: str) -> Codec | None:
+    """The codec of that name, if it decodes without any weights."""
+    return open_codec(name) if name in ("dct", "pixels") else None
+
+
 def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
     """The picture that a latent holds, whole (with its padding)."""
     entry = row.latents.get(rate) if row else None
@@ -96,7 +102,7 @@ def place_photograph(
         return render(rgb, _assumed_row(Path(path).name, source_width, source_height, width, height, stride, fit))
     if (source_width, source_height) != (row.source_width, row.source_height):
         raise LatentFaceError(
-            f"--image {path} is {source_width}x{source_height}, the latent was made from "
+            f"{path} is {source_width}x{source_height}, the latent was made from "
             f"{row.source_width}x{row.source_height}: give the same photograph, or none"
         )
     return render(rgb, row)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,8 @@ from latentface.data.manifest import ManifestRow
 from latentface.data.sizes import label_frame
 from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
-from latentface.evaluation.average_precision import (
-    DetectionScore,
-    Evaluation,
-    PictureResult,
-)
-from latentface.evaluation.wider import write_prediction
+from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
+from latentface.evaluation.wider import prediction_name, write_prediction
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
 from latentface.machine import versions
@@ -45,7 +40,12 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         raise LatentFaceError(f"{latent_dir}: no latents in it; expected <picture>/latent_<rate>.npy")
     for rate in rates:
         detector.check_rate(rate)
-    datasets = [_open(config, latent_dir, rate) for rate in rates]
+    data = {
+        "latent_dir": str(latent_dir),
+        "label_file": str(config.label_file or find_labels(latent_dir)),
+        **{name: getattr(config, name) for name in ("label_frame", "image_sizes", "image_dir", "label_fit", "stride")},
+    }
+    datasets = [open_set(data, rate) for rate in rates]
     for dataset in datasets:
         detector.check_codec(dataset.codec, str(latent_dir))
     protocol = {
@@ -63,17 +63,20 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     }
     if config.channels:
         protocol["channels"] = config.channels
+    if config.frame != "picture":
+        protocol["frame"] = config.frame
     scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
-    return {"protocol": protocol, "rates": scores, "versions": versions()}
+    return {"protocol": protocol, "data": data, "rates": scores, "versions": versions()}
 
 
-def _open(config: EvaluateConfig, latent_dir: Path, rate: int) -> NestedLatentWiderFaceDataset:
+def open_set(data: Mapping[str, Any], rate: int) -> NestedLatentWiderFaceDataset:
+    """What was evaluated, by the settings that evaluation.json keeps as `data`."""
     return NestedLatentWiderFaceDataset(
-        latent_dir,
-        Path(config.label_file) if config.label_file else find_labels(latent_dir),
+        Path(data["latent_dir"]),
+        Path(data["label_file"]),
         (rate,),
-        frame=label_frame(config.label_frame, config.image_sizes, config.image_dir, config.label_fit),
-        stride=config.stride,
+        frame=label_frame(data["label_frame"], data["image_sizes"], data["image_dir"], data["label_fit"]),
+        stride=data["stride"],
     )
 
 
@@ -88,7 +91,7 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
         evaluation.add(result)
         sizes.add(size)
         label, row = rows[name]
-        write_prediction(folder, _event_and_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
+        write_prediction(folder, prediction_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
     bpp = [row.latents[rate].bpp for _, row in rows.values() if row and rate in row.latents]
     exact = {row.latents[rate].exact for _, row in rows.values() if row and rate in row.latents}
     landmarks = evaluation.landmarks()
@@ -119,11 +122,6 @@ def _results(
                 truth = batch.truth(row)
                 result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *truth)
                 yield name, (width, height), result
-
-
-def _event_and_name(label: str) -> str:
-    """The last two parts of a picture's name: what prediction files are called."""
-    return "/".join(re.split(r"[/\\]", label)[-2:])
 
 
 def _framed(boxes: np.ndarray, row: ManifestRow | None, frame: str, name: str) -> np.ndarray:
