@@ -22,6 +22,7 @@ from PIL import Image
 from latentface import Detector
 from latentface.apps.demo import DemoConfig, draw_split
 from latentface.cli import COMMANDS, main
+from latentface.data.labels import read_labels
 from latentface.options import parse
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -81,10 +82,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "r" / "weight_final.pth").rename(root / "weight_final.pth")
     shutil.rmtree(root / "r")
+    write_wider_rows(root / "wider_face_val_bbx_gt.txt", root / "val" / "labels.txt")
     for name in ("a", "b"):
         weight = ["--weight", str(root / "weight_final.pth"), "--dataset_root", str(root / "retina-modify")]
         assert main(["evaluate", *weight, "--rates", "12", "75", "--out", str(root / name)]) == 0
     return root
+
+
+def write_wider_rows(path: Path, labels: Path) -> None:
+    """The same boxes as WIDER FACE's own files have them, six attributes each."""
+    rows = []
+    for name, picture in read_labels(labels).items():
+        boxes = [f"{x1:.0f} {y1:.0f} {x2 - x1:.0f} {y2 - y1:.0f} 1 0 0 0 2 0" for x1, y1, x2, y2 in picture.boxes]
+        rows += [name, str(len(boxes)), *(boxes or ["0 0 0 0 0 0 0 0 0 0"])]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
