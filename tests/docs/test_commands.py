@@ -21,6 +21,7 @@ from PIL import Image
 
 from latentface import Detector
 from latentface.apps.demo import DemoConfig, draw_split
+from latentface.apps.drawing import draw_picture
 from latentface.cli import COMMANDS, main
 from latentface.data.labels import read_labels
 from latentface.options import parse
@@ -65,6 +66,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(root / "val" / "latent" / "drawn_3_0" / "latent_75.npy", root / "picture")
     draw_split(root / "PHOTOS", "train", 4, DemoConfig(out=str(root), pictures=4, held_out=1, size=SIZE))
     (root / "PHOTOS" / "labels.txt").rename(root / "labels.txt")
+    for number in range(3):  # those of retina-modify/val
+        rgb = draw_picture(np.random.default_rng((3, number)), SIZE, SIZE, faces=number % 3).rgb
+        Image.fromarray(rgb).save(root / "PHOTOS" / f"drawn_3_{number}.png")
     photograph = next((root / "PHOTOS").glob("*.png"))
     Image.open(photograph).convert("RGB").save(root / "photo.jpg")
     size = ["--size", str(SIZE), "--workers", "1"]
