@@ -207,8 +207,8 @@ def test_boxes_and_pictures(first: Path, second: Path, tmp_path: Path) -> None:
         "x": "60.0", "y": "60.0", "width": "20.0", "height": "20.0",
     }  # fmt: skip
     alts = [at["aria-label"] for tag, at in found.tags if tag == "svg" and at.get("class") == "boxed"]
-    assert f"20 px high, no detection touches it, heavily occluded, atypical pose, in {EVIL}" in alts
-    assert f"30 px high, score 0.80, touches no labelled face, in {EVIL}" in alts
+    assert f"20.0 px high, no detection touches it, heavily occluded, atypical pose, in {EVIL}" in alts
+    assert f"30.0 px high, score 0.80, touches no labelled face, in {EVIL}" in alts
     assert "first, rate 75: 1 of 2 faces found, 1 missed, 1 false, F1 0.50" in alts
 
 
