@@ -126,7 +126,7 @@ def _boxes(outcome: Outcome) -> Iterator[Box]:
     """True boxes, found or missed or left out, then false detections: the later lies above."""
     result = outcome.result
     for face, box in enumerate(result.true_boxes):
-        size = f"{box[3] - box[1]:.0f} px high"
+        size = f"{box[3] - box[1]:.1f} px high"
         if not outcome.counted[face]:
             yield _box("left-out", box, f"left out, {size}")
         elif outcome.found[face]:
@@ -136,7 +136,7 @@ def _boxes(outcome: Outcome) -> Iterator[Box]:
             yield _box("missed", box, f"missed, {size}: {outcome.miss[face]}; {_nearest(outcome, face)}")
     for number in np.flatnonzero(outcome.false != ""):
         box, score = result.boxes[number], result.scores[number]
-        yield _box("false", box, f"false, {box[3] - box[1]:.0f} px high, score {score:.2f}: {outcome.false[number]}")
+        yield _box("false", box, f"false, {box[3] - box[1]:.1f} px high, score {score:.2f}: {outcome.false[number]}")
 
 
 def _box(kind: str, box: np.ndarray, says: str) -> Box:
@@ -172,7 +172,7 @@ def _missed(judged: Judged, backgrounds: Backgrounds, name: str, face: int) -> S
     if near >= 0:
         boxes.insert(0, _box("near", outcome.result.boxes[near], "the nearest detection"))
     hard = hardships(judged.attributes[name][face]) if judged.attributes else []
-    says = [f"{box[3] - box[1]:.0f} px high", _nearest(outcome, face), *hard]
+    says = [f"{box[3] - box[1]:.1f} px high", _nearest(outcome, face), *hard]
     return _part(name, backgrounds.rgb(name), box, boxes, says)
 
 
@@ -196,13 +196,14 @@ def _false(judged: Judged, backgrounds: Backgrounds, name: str, number: int) -> 
     boxes = [box for box in _boxes(outcome) if box.kind != "false"] + [_box("false", box, "the false detection")]
     beside = outcome.beside[number]
     near = f"IoU {beside:.2f} with the nearest face" if beside > 0 else "touches no labelled face"
-    says = [f"{box[3] - box[1]:.0f} px high", f"score {score:.2f}", near]
+    says = [f"{box[3] - box[1]:.1f} px high", f"score {score:.2f}", near]
     return _part(name, backgrounds.rgb(name), box, boxes, says)
 
 
 def _part(title: str, rgb: np.ndarray, box: np.ndarray, boxes: list[Box], says: list[str]) -> Shown:
     """The square around a box, enlarged: moved into the picture where it can be, else grey beyond it."""
-    side = round(max(AROUND * float(max(box[2] - box[0], box[3] - box[1])), SMALLEST_PART))
+    longest = float(max(box[2] - box[0], box[3] - box[1]))
+    side = round(max(longest, min(max(AROUND * longest, SMALLEST_PART), *rgb.shape[:2])))
     x, y = (
         max(0, min(round(float(box[axis] + box[axis + 2] - side) / 2), rgb.shape[1 - axis] - side)) for axis in (0, 1)
     )

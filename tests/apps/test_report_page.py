@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 
 from latentface.apps.report_runs import Run, find_runs
@@ -207,8 +209,8 @@ def test_boxes_and_pictures(first: Path, second: Path, tmp_path: Path) -> None:
         "x": "60.0", "y": "60.0", "width": "20.0", "height": "20.0",
     }  # fmt: skip
     alts = [at["aria-label"] for tag, at in found.tags if tag == "svg" and at.get("class") == "boxed"]
-    assert f"20 px high, no detection touches it, heavily occluded, atypical pose, in {EVIL}" in alts
-    assert f"30 px high, score 0.80, touches no labelled face, in {EVIL}" in alts
+    assert f"20.0 px high, no detection touches it, heavily occluded, atypical pose, in {EVIL}" in alts
+    assert f"30.0 px high, score 0.80, touches no labelled face, in {EVIL}" in alts
     assert "first, rate 75: 1 of 2 faces found, 1 missed, 1 false, F1 0.50" in alts
 
 
@@ -312,6 +314,14 @@ def test_what_a_run_is(tmp_path: Path) -> None:
     evaluation("c/a/evaluation")
     with pytest.raises(LatentFaceError, match="there would be two runs named 'a'; give them names, NAME="):
         find_runs((str(plain.parent), str(tmp_path / "c" / "a" / "evaluation")))
+
+
+def test_what_the_page_is_made_of_gets_installed() -> None:
+    [data] = re.findall(r"^latentface = \[(.*)\]$", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    installed = {path for pattern in re.findall(r'"(.+?)"', data) for path in (REPOSITORY / "latentface").glob(pattern)}
+    made_of = {path for path in (REPOSITORY / "latentface" / "apps").iterdir() if path.suffix in (".html", ".css")}
+    assert len(made_of) == 3
+    assert made_of <= installed
 
 
 def judged(path: Path, rates: dict[str, tuple[float | None, float]]) -> Path:
