@@ -35,6 +35,7 @@ class Rows(NamedTuple):
     name: str
     line: int
     table: np.ndarray  # [N, 20] float64: x y w h, five landmarks x y (-1 -1: unknown), invalid, attributes (or -1)
+    lines: tuple[int, ...]  # of the rows
 
 
 def read_rows(path: Path) -> Iterator[Rows]:
@@ -63,12 +64,14 @@ class _Reader:
             self.fail(number, f"{name!r} cannot be used as a picture's name: {problem}")
         self.at += 1
         count = self.count()
+        first = self.at
         rows = self.rows(hashed, sys.maxsize if count is None else count)
+        lines = tuple(line_number for line_number, _ in self.lines[first : self.at])
         if count is not None and len(rows) < count:
             self.fail(self.count_line, f"the count says {count} faces, but {len(rows)} rows follow; correct the count")
         if count == 0:
             self.skip_zeros()
-        return Rows(name, number, np.array(rows, np.float64).reshape(-1, WIDTH))
+        return Rows(name, number, np.array(rows, np.float64).reshape(-1, WIDTH), lines)
 
     def count(self) -> int | None:
         """The optional number of rows below a header; it is only ever compared, so any size will do."""

@@ -83,7 +83,7 @@ def read_labels(path: str | Path) -> dict[str, PictureLabels]:
     """
     found: dict[str, PictureLabels] = {}
     for rows in read_rows(Path(path)):
-        picture = _from_rows(rows)
+        picture = labels_of(rows)
         first = found.setdefault(picture.base, picture)
         if first is not picture:
             raise LatentFaceError(
@@ -109,7 +109,8 @@ def write_labels(path: str | Path, labels: Iterable[PictureLabels]) -> None:
             file.writelines(f"{line}\n" for line in lines_of(picture.name, _table(picture)))
 
 
-def _from_rows(rows: Rows) -> PictureLabels:
+def labels_of(rows: Rows) -> PictureLabels:
+    """A picture of the file with the boxes that have an area."""
     table = rows.table[(rows.table[:, 2:4] > 0).all(axis=1)]
     landmarks = table[:, 4:14].reshape(-1, 5, 2)
     landmarks[(landmarks == -1).all(axis=2)] = np.nan

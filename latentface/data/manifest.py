@@ -126,6 +126,12 @@ def _line(row: ManifestRow) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
+def manifest_lines(path: Path) -> dict[str, int]:
+    """Base name -> its line in a manifest that `read_manifest` accepts."""
+    with path.open("rb") as file:
+        return {base_name(json.loads(line)["name"]): number for number, line in enumerate(file, 1) if line.strip()}
+
+
 def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
     """Rows by base name, and the number of the last line if it is cut short."""
     try:

@@ -150,6 +150,11 @@ class PackedStore:
         entry = row.latents.get(rate) if row else None
         return StoredLatent(array, *self._tables[group_of(entry.model_index if entry else None, rate)])
 
+    def release(self) -> None:
+        """Closes the files, which are opened again when needed: mapped pages that were touched count as memory."""
+        self._handles.clear()
+        self._views.clear()
+
     def place(self, name: str, rate: int) -> str:
         """See `LatentStore.place`."""
         number = self._shard_of.get(tensor_name(name, rate))

@@ -119,6 +119,7 @@ class TrainConfig:
     val_every: int = option(1, "validate every so many epochs, and after the last")
     workers: int = option(-1, "processes that read latents; -1: one per core (at most 8) for a GPU, fewer on a CPU")
     seed: int = option(0, "seed of weights, order and crops")
+    no_check: bool = option(False, "train whatever a first look at the dataset finds (latentface check)")
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:

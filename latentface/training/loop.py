@@ -81,6 +81,7 @@ def train(config: TrainConfig) -> Path:
     )
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
+    setup.check_data(config, dataset, validation)
     model = setup.build_model(config, dataset).to(device)
     distillation = setup.build_distillation(config, model, device)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)

@@ -14,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches, collate
+from latentface.data.check import quick_check
+from latentface.data.check_files import Place
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
@@ -106,6 +108,21 @@ def describe(
         print("  note: no label has five landmarks: the model will find faces without them")
     if validation is not None:
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
+
+
+def check_data(
+    config: TrainConfig, train: NestedLatentWiderFaceDataset, validation: NestedLatentWiderFaceDataset | None
+) -> None:
+    """A first look at both sets, some seconds; LatentFaceError for what training would only learn garbage from."""
+    if config.no_check:
+        return
+    sets = {"train": train} | ({"val": validation} if validation else {})
+    places = [
+        Place(name, dataset.latent_dir, dataset.label_file, tuple(picture.name for picture in dataset.pictures))
+        for name, dataset in sets.items()
+    ]
+    for line in quick_check(places, train.frame, train.rates, train.stride):
+        print(f"  {line}")
 
 
 def learns_landmarks(config: TrainConfig, train: NestedLatentWiderFaceDataset) -> bool:
