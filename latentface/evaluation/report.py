@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from latentface.errors import LatentFaceError
-from latentface.files import make_folder, replacing
+from latentface.files import make_folder, parse_json, replacing
 from latentface.options import option
 
 UNCODED = "0"  # the rate of original pictures
@@ -137,7 +137,7 @@ def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[s
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         rates = {rate: dict(scores) for rate, scores in content["rates"].items()}
         return rates, {k: v for k, v in content["protocol"].items() if k != "weight"}
     except (OSError, UnicodeDecodeError, ValueError) as error:

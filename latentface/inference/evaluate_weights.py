@@ -22,6 +22,7 @@ from latentface.evaluation.average_precision import (
     PictureResult,
 )
 from latentface.evaluation.wider import write_prediction
+from latentface.files import make_folder, refuse_link_outside
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
 from latentface.machine import versions
@@ -75,7 +76,9 @@ def _open(config: EvaluateConfig, latent_dir: Path, rate: int) -> NestedLatentWi
 
 def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
     rate = dataset.rates[0]
-    folder = Path(config.out) / f"predictions_{rate}"
+    folder = make_folder(Path(config.out) / f"predictions_{rate}", "--out", within=config.out)
+    for event in folder.iterdir():
+        refuse_link_outside(event, folder)
     for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
         stale.unlink()
     evaluation, sizes = Evaluation(min_height=config.min_height), set()
@@ -109,7 +112,10 @@ def _results(
     loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, num_workers=config.workers)
     for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
         for batch in groups:
-            found = detector.predict(batch.decoded(), batch.rates, batch.model_indices, config.thresholds)
+            latents = batch.decoded()
+            if not latents.isfinite().all():  # a packed set says that it was checked; who wrote it?
+                raise LatentFaceError(f"NaN or infinite values in a latent of {', '.join(batch.names)}; pack it again")
+            found = detector.predict(latents, batch.rates, batch.model_indices, config.thresholds)
             height, width = (side * detector.stride for side in batch.latents.shape[-2:])
             for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
                 truth = batch.truth(row)
