@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from latentface import options
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | N
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    with suppress(AttributeError):  # names of files may be no text: they are shown as \\udcff, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return _dispatch(words, defaults)
     except LatentFaceError as error:

@@ -8,7 +8,6 @@ channel of the picture, so its latents are *approximate* (`Latent.exact` is Fals
 from __future__ import annotations
 
 import math
-import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from latentface.codecs.base import (
     ycbcr_to_rgb,
 )
 from latentface.errors import LatentFaceError
+from latentface.torch_file import read_torch_file
 
 LUMA, CHROMA = 160, 96  # channels of the two parts of a latent, luma first
 BETAS = ("0.002", "0.012", "0.075", "0.5")  # the trade-off each model was trained for; the index is the model index
@@ -253,13 +253,13 @@ def find_weights(folder: Path) -> Path:
 
 def load_network(network: nn.Module, path: Path) -> None:
     """Fills a network from one file of the reference software: a state dict with an integer `epoch` beside it."""
+    if not path.is_file():
+        raise LatentFaceError(f"{path}: missing; copy it from the JPEG AI reference software")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch_file(path)
         state.pop("epoch", None)
         network.load_state_dict(state)
-    except FileNotFoundError as error:
-        raise LatentFaceError(f"{path}: missing; copy it from the JPEG AI reference software") from error
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
+    except (LatentFaceError, RuntimeError, AttributeError, TypeError) as error:
         raise LatentFaceError(
             f"{path}: no weights of a JPEG AI BOP network (cut short, a Git LFS pointer, or another operating point?); "
             "get the file anew"

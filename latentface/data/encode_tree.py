@@ -114,7 +114,7 @@ class Tree:
 
     def open(self) -> None:
         """Makes the folders; from now on the manifest ends in a complete line."""
-        make_folder(self.folder / "latent", "--out")
+        make_folder(self.folder / "latent", "--out", within=self.folder)
         write_manifest(self.manifest, self.rows.values())
 
     def add(self, rows: Sequence[ManifestRow]) -> None:

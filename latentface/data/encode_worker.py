@@ -75,7 +75,7 @@ class PictureEncoder:
     def view(self, rgb: np.ndarray, name: str, view: View) -> ManifestRow:
         row = self.place(rgb, name, view.crop)
         folder = Path(self.config.out) / "latent" / row.base
-        make_folder(folder, "--out")
+        make_folder(folder, "--out", within=self.config.out)
         content = row.content_width * row.content_height  # what bits per pixel are counted on
         latents = self.codec.encode_rates(render(rgb, row), view.rates, content)
         for rate, latent in zip(view.rates, latents, strict=True):

@@ -30,7 +30,7 @@ from latentface.data.pictures import find_pictures, read_picture, render
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
-from latentface.files import base_name
+from latentface.files import base_name, refuse_link_outside
 
 DEFAULT_STRIDE = 16
 
@@ -139,7 +139,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
-        rgb = self._rgb(picture) if self._photographs else None
+        rgb = self._rgb(picture, rate, array.shape) if self._photographs else None
         if generator is not None and self.crop:
             array, labels, rgb = self._crop(array, labels, rgb, generator)
         if not self.store.checked:
@@ -191,9 +191,10 @@ class NestedLatentWiderFaceDataset(Dataset):
                 raise LatentFaceError(f"{folder}: no photograph of {picture.name} in it")
         return files
 
-    def _rgb(self, picture: Picture) -> np.ndarray:
-        """What was encoded: uint8 [H, W, 3]."""
+    def _rgb(self, picture: Picture, rate: int, shape: tuple[int, ...]) -> np.ndarray:
+        """What was encoded: uint8 [H, W, 3]. `shape` is that of the latent."""
         assert picture.row is not None  # `_find_photographs` has looked
+        picture.row.check_cells(shape, self.store.place(picture.name, rate))
         return render(read_picture(self._photographs[source_base(picture.row)]), picture.row)
 
     def _note_wrong_frame(self, sample: int = 100) -> None:
@@ -213,6 +214,7 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     def _manifest(self) -> dict[str, ManifestRow]:
         path = self.store.split / MANIFEST_NAME
+        refuse_link_outside(path, path.parent)
         return read_manifest(path) if path.is_file() else {}
 
     def _report_strays(self, labels: Iterable[str], names: list[str]) -> None:

@@ -85,7 +85,7 @@ def run(config: PackConfig) -> int:
     plans = {name: _plan(split, config) for name, split in splits.items()}
     _refuse_without_room(out, splits, plans)
     for name, split in splits.items():
-        _pack_split(split, make_folder(out / name, "--out"), *plans[name])
+        _pack_split(split, make_folder(out / name, "--out", within=out), *plans[name])
     print(f"{out}: give it as --dataset_root in place of {root}")
     return 0
 

@@ -8,7 +8,6 @@ leaves out points that reach no more AP than a cheaper one: nobody would pay for
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentface.errors import LatentFaceError
+from latentface.files import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """An evaluation.json of weights, as it is; LatentFaceError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         complete = bool(content["rates"]) and all(map(_is_score, content["rates"].values()))
         complete = complete and _is_number(content["protocol"].get("min_height"))
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -20,7 +20,7 @@ from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
-from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
+from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import (
     codec_at_hand,
@@ -204,6 +204,8 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
         return [path / name / f"latent_{rate}.npy" for name in names]
     found = sorted(file for file in _files(path) if _wanted(file, rate, config.codec))
+    for file in found:
+        refuse_link_outside(file, path)
     if not found:
         photographs = any(map(_is_picture, _files(path)))
         hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
@@ -237,6 +239,8 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
     folder = path.resolve().parent
     rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
+    if row is not None:
+        row.check_cells(array.shape, str(path))
     return Source(_name(path), path, np.array(array, dtype=np.float32), rate, row)
 
 

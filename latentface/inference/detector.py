@@ -128,8 +128,7 @@ class Detector:
 
     def check_latent(self, latent: Latent, where: str) -> np.ndarray:
         """The latent as float32 [C, h, w]; raises LatentFaceError, naming `where`, for what the model cannot take."""
-        on_cpu: Any = latent if isinstance(latent, np.ndarray) else latent.detach().cpu()
-        array = np.asarray(on_cpu, dtype=np.float32)
+        array: Any = latent if isinstance(latent, np.ndarray) else latent.detach().cpu()
         if array.ndim == 4 and array.shape[0] == 1:
             array = array[0]
         channels = self.runtime.config.input_channels
@@ -137,6 +136,7 @@ class Detector:
             raise LatentFaceError(
                 f"{where}: shape {list(array.shape)}; this model takes [{channels}, h, w] or [1, {channels}, h, w]"
             )
+        array = np.asarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise LatentFaceError(f"{where}: NaN or infinite values; write this latent again")
         return array

@@ -17,6 +17,7 @@ from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
 from latentface.evaluation.wider import prediction_name, write_prediction
+from latentface.files import make_folder, refuse_link_outside
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
 from latentface.machine import versions
@@ -82,7 +83,9 @@ def open_set(data: Mapping[str, Any], rate: int) -> NestedLatentWiderFaceDataset
 
 def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
     rate = dataset.rates[0]
-    folder = Path(config.out) / f"predictions_{rate}"
+    folder = make_folder(Path(config.out) / f"predictions_{rate}", "--out", within=config.out)
+    for event in folder.iterdir():
+        refuse_link_outside(event, folder)
     for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
         stale.unlink()
     evaluation, sizes = Evaluation(min_height=config.min_height), set()
@@ -116,7 +119,10 @@ def _results(
     loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, num_workers=config.workers)
     for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
         for batch in groups:
-            found = detector.predict(batch.decoded(), batch.rates, batch.model_indices, config.thresholds)
+            latents = batch.decoded()
+            if not latents.isfinite().all():  # a packed set says that it was checked; who wrote it?
+                raise LatentFaceError(f"NaN or infinite values in a latent of {', '.join(batch.names)}; pack it again")
+            found = detector.predict(latents, batch.rates, batch.model_indices, config.thresholds)
             height, width = (side * detector.stride for side in batch.latents.shape[-2:])
             for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
                 truth = batch.truth(row)

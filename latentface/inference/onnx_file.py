@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from latentface.errors import LatentFaceError
+from latentface.files import parse_json
 from latentface.model.config import ModelConfig
 
 FORMAT = "latentface-onnx/1"
 INPUTS = ("latents", "rates", "model_indices")
 OUTPUTS = ("boxes", "scores", "landmarks")
+TYPES = ("tensor(float)", "tensor(int64)", "tensor(int64)", "tensor(float)", "tensor(float)", "tensor(float)")
 LARGEST_FILE = 2 << 30  # bytes; ONNX's own limit for one file
 INSTALL = "pip install 'latentface[export]'"
 
@@ -43,10 +44,11 @@ def read_properties(session: Any, path: Path) -> tuple[ModelConfig, tuple[int, .
     """Configuration, rates and facts out of a session; LatentFaceError for a graph of others."""
     found = session.get_modelmeta().custom_metadata_map
     names = tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs())
-    if found.get("format") != FORMAT or names != (INPUTS, OUTPUTS):
+    types = tuple(tensor.type for tensor in (*session.get_inputs(), *session.get_outputs()))
+    if found.get("format") != FORMAT or names != (INPUTS, OUTPUTS) or types != TYPES:
         raise LatentFaceError(f"{path}: an ONNX file, but not written by latentface export; export the weights again")
     try:
-        model, rates, facts = (json.loads(found[key]) for key in ("model", "rates", "facts"))
+        model, rates, facts = (parse_json(found[key]) for key in ("model", "rates", "facts"))
         return ModelConfig.of(model), tuple(int(rate) for rate in rates), dict(facts)
-    except (KeyError, ValueError, TypeError) as error:
+    except (LatentFaceError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise LatentFaceError(f"{path}: its description is damaged ({error}); export the weights again") from error

@@ -22,6 +22,9 @@ MATCHINGS = ("iou", "atss")
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CLASS_LOSSES = ("mining", "quality")
 PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
+LARGEST_STRIDE = 128  # picture pixels; learned codecs have 16, their hyperpriors 64
+MOST_CHANNELS = 1 << 16
+LARGEST_PRIOR = 1 << 16  # picture pixels
 
 
 def fits(backbone: str, bridge: str) -> bool:
@@ -30,6 +33,11 @@ def fits(backbone: str, bridge: str) -> bool:
     if bridge == "residual":
         return backbone == "mobilenet"
     return backbone in RESNETS or BRIDGE_ENTERS[bridge] == "layer2"
+
+
+def _is_side(value: object) -> bool:
+    """Of a prior, picture pixels."""
+    return type(value) in (int, float) and 0 < value <= LARGEST_PRIOR  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,16 @@ class ModelConfig:
         ):
             if value not in allowed:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
-        if self.projection < 0 or (self.projection and self.input == "picture"):
-            raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
+        for name, number, least, most in (
+            ("channels", self.channels, 1, MOST_CHANNELS),
+            ("stride", self.stride, 1, LARGEST_STRIDE),
+            ("projection", self.projection, 0, MOST_CHANNELS if self.input == "latent" else 0),
+        ):
+            if type(number) is not int or not least <= number <= most:
+                raise LatentFaceError(f"{name} {number!r}: a whole number from {least} to {most}, of {self.input}s")
+        sizes = [size for level in self.prior_sizes for size in level]
+        if len(self.prior_sizes) != len(PRIOR_SIZES) or not all(self.prior_sizes) or not all(map(_is_side, sizes)):
+            raise LatentFaceError(f"prior sizes {self.prior_sizes}: sides in pixels for {len(PRIOR_SIZES)} levels")
         if self.input == "latent" and not fits(self.backbone, self.bridge):
             able = [name for name in BACKBONES if fits(name, self.bridge)]
             raise LatentFaceError(f"the {self.bridge} bridge needs {' or '.join(able)}, not {self.backbone}")

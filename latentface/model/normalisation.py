@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latentface.errors import LatentFaceError
+
 # A channel that is almost always zero carries little but would turn a rare symbol, or a picture's own mean, into a
 # large value: its deviation counts as at least this part of the root mean square over all channels (0.02 in place of
 # 0.1 kept a model from learning JPEG AI latents at 0.12 bpp at all). What is still far out is cut off.
@@ -85,6 +87,12 @@ class LatentNormalisation(nn.Module):
         known = model_indices[:, None] == self.indices  # [B, K]
         return torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
 
+    def check(self, origin: str) -> None:
+        """Raises LatentFaceError for tables that point at rows which are not there."""
+        rows = torch.cat([self.rate_rows, self.index_rows])
+        if not len(self.rates) or rows.min() < 0 or rows.max() >= len(self.mean):
+            raise LatentFaceError(f"{origin}: its statistics have no row for one of its rates or model indices")
+
     @property
     def known_rates(self) -> tuple[int, ...]:
         return tuple(self.rates.tolist())
@@ -125,6 +133,9 @@ class PictureNormalisation(nn.Module):
 
     def forward(self, pictures: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         return (pictures - self.mean) / self.deviation
+
+    def check(self, origin: str) -> None:
+        """There are no tables."""
 
     def rows(self, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         """One row for all."""

@@ -109,7 +109,7 @@ def entry(**values):
     [
         (drop("stride"), "'stride' is missing"),
         (drop("latents"), "'latents' is missing"),
-        (change(stride=0), "'stride': 0 is not a whole number above 0"),
+        (change(stride=0), "'stride': 0 is not a whole number from 1 to"),
         (change(source_width=True), "'source_width': true"),
         (change(scale_x="1"), "'scale_x'"),
         (change(scale_y=0), "'scale_y'"),
