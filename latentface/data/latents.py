@@ -93,6 +93,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         if len(strides) > 1:
             raise LatentFaceError(f"{self.latent_dir}: latents of strides {sorted(strides)}: keep one stride per set")
         self.stride = strides.pop() if strides else self.store.stride or self.stride
+        self._note_dropped()
         self._note_wrong_frame()
         self._photographs = self._find_photographs(self.photographs) if self.photographs else {}
 
@@ -196,6 +197,13 @@ class NestedLatentWiderFaceDataset(Dataset):
         assert picture.row is not None  # `_find_photographs` has looked
         picture.row.check_cells(shape, self.store.place(picture.name, rate))
         return render(read_picture(self._photographs[source_base(picture.row)]), picture.row)
+
+    def _note_dropped(self) -> None:
+        """Boxes that no prior could be matched with: an infinite loss in software that lets them pass."""
+        dropped = [(picture.labels.dropped, picture.name) for picture in self.pictures if picture.labels.dropped]
+        if dropped:
+            boxes = sum(count for count, _ in dropped)
+            self.notes.append(f"{boxes} boxes without width or height are left out, the first of {dropped[0][1]}")
 
     def _note_wrong_frame(self, sample: int = 100) -> None:
         """Labels of the photographs beside latents of resized pictures are the commonest mistake of all."""

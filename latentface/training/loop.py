@@ -123,9 +123,11 @@ def fit(run: Run) -> None:
             _train_epoch(run, stop)
             if run.progress.batch < len(run.batches):
                 _save_state(run)
+            else:
+                _finish_epoch(run)
+            if stop.reason and run.progress.epoch < run.config.epochs:
                 print(f"stopped: {stop.reason}. Continue with --resume {run.folder}", flush=True)
                 return
-            _finish_epoch(run)
     save_checkpoint(run.folder / "weight_final.pth", run.judged, _facts(run, run.journal.rows[-1]))
     print(f"done: {run.folder / 'weight_final.pth'}", flush=True)
 

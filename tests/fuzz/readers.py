@@ -6,10 +6,11 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -218,21 +219,32 @@ def _shard_parts(content: bytes) -> list[bytes]:
     return [content[8 : 8 + size], content[8 + size :]]
 
 
-INFO = {
-    "format": "latentface-pack/1", "dtype": "float16", "rates": [75], "stride": 16,
-    "shards": [{"file": "shard_00000.safetensors", "latents": 2, "bytes": 1, "sha256": ""}],
-    "mean": {}, "deviation": {}, "scale": {}, "offset": {}, "error": {},
-}  # fmt: skip
+def _info(dtype: str, size: int, tables: Mapping[str, list[float]] = MappingProxyType({})) -> bytes:
+    """`pack.json` of a pack with one shard of so many bytes."""
+    shards = [{"file": "shard_00000.safetensors", "latents": 2, "bytes": size, "sha256": ""}]
+    info = {"format": "latentface-pack/1", "dtype": dtype, "rates": [75], "stride": 16, "shards": shards,
+            "mean": {}, "deviation": {}, "scale": tables, "offset": tables, "error": {}}  # fmt: skip
+    return json.dumps(info, default=dict).encode()
+
+
 SHARDS = {"float16": _shard_bytes(np.float16, "F16"), "int8": _shard_bytes(np.int8, "I8")}
-TABLES = {"dtype": "int8", "scale": {"rate 75": [1.0] * 4}, "offset": {"rate 75": [0.0] * 4}}
 
 
-def _pack(path: Path, other: str, content: bytes) -> None:
-    """`other` is the file of the pack that is not fuzzed; it is written once."""
+def _shard(path: Path) -> None:
+    (path.parent / "pack.json").write_bytes(_info("float16", path.stat().st_size))
+    _read_pack(path)
+
+
+def _pack(path: Path) -> None:
+    shard = path.parent / "shard_00000.safetensors"
+    if not shard.exists():
+        shard.write_bytes(SHARDS["int8"])
+    _read_pack(path)
+
+
+def _read_pack(path: Path) -> None:
     from latentface.data.packed import PackedStore
 
-    if not (path.parent / other).exists():
-        (path.parent / other).write_bytes(content)
     store = PackedStore(path.parent)
     for name in store.names():
         for rate in store.rates:
@@ -245,7 +257,7 @@ def _pack(path: Path, other: str, content: bytes) -> None:
 SHARD = Reader(
     "shard_00000.safetensors",
     (SHARDS["float16"],),
-    lambda path: _pack(path, "pack.json", json.dumps(INFO).encode()),
+    _shard,
     (
         b'"F32"', b'"I8"', b'"BF16"', b'"F8_E4M3"', b'"BOOL"', b"[1000000, 1000000, 1000000]", b"[]", b"[0, 3, 4]",
         b'"../../x/latent_75"', b'"/latent_75"',
@@ -257,8 +269,8 @@ SHARD = Reader(
 
 PACK = Reader(
     "pack.json",
-    (json.dumps(INFO | TABLES).encode(),),
-    lambda path: _pack(path, "shard_00000.safetensors", SHARDS["int8"]),
+    (_info("int8", len(SHARDS["int8"]), {"rate 75": [1.0] * 4}),),
+    _pack,
     (*MANIFEST.words, b'"../x"', b'""', b'".."', b'"float32"', b'"int8"'),
 )
 

@@ -121,18 +121,19 @@ def test_the_detector_looks_at_the_shape_before_it_copies(weights, little_memory
 
 INFO = {
     "format": "latentface-pack/1", "dtype": "int8", "rates": [75], "stride": 16,
-    "shards": [{"file": "shard_00000.safetensors", "latents": 1, "bytes": 1, "sha256": ""}],
     "mean": {}, "deviation": {}, "scale": {"rate 75": [1.0] * 4}, "offset": {"rate 75": [2.0] * 4}, "error": {},
 }  # fmt: skip
 NAME = "a/latent_75"
 
 
 def pack(folder: Path, tensors: dict[str, torch.Tensor] | bytes | None = None, **values) -> Path:
-    (folder / "pack.json").write_text(json.dumps(INFO | values))
+    path = folder / "shard_00000.safetensors"
     if isinstance(tensors, bytes):
-        (folder / "shard_00000.safetensors").write_bytes(tensors)
+        path.write_bytes(tensors)
     else:
-        save_file(tensors or {NAME: torch.ones(2, 3, 4, dtype=torch.int8)}, folder / "shard_00000.safetensors")
+        save_file(tensors or {NAME: torch.ones(2, 3, 4, dtype=torch.int8)}, path)
+    shards = [{"file": path.name, "latents": 1, "bytes": path.stat().st_size, "sha256": ""}]
+    (folder / "pack.json").write_text(json.dumps(INFO | {"shards": shards} | values))
     return folder
 
 

@@ -132,7 +132,8 @@ def test_a_planted_link_in_the_place_of_a_temporary_file_is_not_written_through(
     (tmp_path / ".result.json.tmp").symlink_to(mine)
     with replacing(tmp_path / "result.json") as temporary:
         temporary.write_text("result")
-    (tmp_path / "weight.pth.part").symlink_to(mine)
+    for name in ("weight.pth.part", ".weight.pth.tmp"):
+        (tmp_path / name).symlink_to(mine)
     save_atomically({"a": 1}, tmp_path / "weight.pth")
     assert mine.read_text() == "mine"
     assert (tmp_path / "result.json").read_text() == "result"
