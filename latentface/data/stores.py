@@ -66,6 +66,13 @@ def to_float(array: np.ndarray, scale: np.ndarray | None, offset: np.ndarray | N
     return values if scale is None or offset is None else values * scale[:, None, None] + offset[:, None, None]
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 class TreeStore:
     """`LATENT_DIR/<picture>/latent_<rate>.npy`."""
 
@@ -79,7 +86,7 @@ class TreeStore:
         """See `LatentStore.names`."""
         try:
             with os.scandir(self.latent_dir) as entries:  # tells folders apart without asking for each
-                folders = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
+                folders = sorted(filter(_is_folder, entries), key=lambda entry: entry.name)
         except OSError as error:
             raise LatentFaceError(
                 f"{self.latent_dir}: cannot be listed ({error.strerror}); give a folder of latents"
