@@ -111,7 +111,7 @@ def check(
     sample: int = 0,
     quick: bool = False,
 ) -> Report:
-    """Every split on its own, then beside each other. `quick`: without what takes a look at every folder."""
+    """Every split on its own, then beside each other. `quick`: without what needs every folder or every latent."""
     findings = Findings()
     splits: dict[str, Checked] = {}
     for place in places:
@@ -122,7 +122,8 @@ def check(
     training_first = sorted(splits.values(), key=lambda one: one.split.name != "train")
     for a, b in combinations(training_first, 2):
         pair = a.split, b.split, a.measured, b.measured
-        findings.add(a.split.name, *check_duplicates.between(*pair))
+        if not quick:
+            findings.add(a.split.name, *check_duplicates.between(*pair))
         findings.add(b.split.name, *check_duplicates.of_one_photograph(a.split, b.split), *compare(*pair))
     return Report(findings, splits)
 
@@ -131,7 +132,7 @@ def quick_check(places: Sequence[Place], frame: LabelFrame, rates: Sequence[int]
     """Before training: lines of warning. Raises LatentFaceError for what would stop it or make it learn garbage."""
     sample = max(8, QUICK_LATENTS // max(1, len(rates)))
     findings = check(places, frame, rates, stride, sample, quick=True).findings
-    stopping = [group for group in findings.of("error") if group.code != "in-both-splits"]
+    stopping = findings.of("error")
     if stopping:
         first = stopping[0].kept[0]
         more = sum(group.count for group in stopping) - 1
@@ -140,7 +141,7 @@ def quick_check(places: Sequence[Place], frame: LabelFrame, rates: Sequence[int]
             + f" ({more} more errors: latentface check has them all)" * (more > 0)
             + "; --no_check trains nevertheless"
         )
-    groups = findings.of("error", "warning")
+    groups = findings.of("warning")
     lines = [f"{group.kept[0]}" + f" ({group.count - 1} more)" * (group.count > 1) for group in groups]
     return lines[:QUICK_LINES] + [f"{len(lines) - QUICK_LINES} more: latentface check"] * (len(lines) > QUICK_LINES)
 
@@ -148,7 +149,8 @@ def quick_check(places: Sequence[Place], frame: LabelFrame, rates: Sequence[int]
 def _check_split(
     split: Split, findings: Findings, frame: LabelFrame, rates: Sequence[int], sample: int, quick: bool
 ) -> Checked:
-    chosen = _spread(split.pictures, sample)
+    labelled = [name for name in split.pictures if name in split.labels]
+    chosen = _spread(labelled or split.pictures, sample)  # others are left out of training
     findings.add(split.name, *check_files.find_rates(split, chosen, rates))
     if not quick:
         findings.add(split.name, *check_files.pairing(split), *check_files.missing_rates(split), *_many_files(split))
@@ -207,7 +209,12 @@ def _fix(report: Report) -> int:
             )
             remaining += len(reasons)
             continue
-        path = add_exclusions(split.store.split, reasons)
+        try:
+            path = add_exclusions(split.store.split, reasons)
+        except LatentFaceError as error:
+            raise LatentFaceError(
+                f"{error}; or make a folder elsewhere with links to this split's latent/ and labels.txt, and check that"
+            ) from error
         print(f"{name}: {len(reasons)} pictures added to {path}; every reader leaves them out", file=sys.stderr)
     if remaining:
         print(f"{remaining} errors remain that no exclusion mends", file=sys.stderr)

@@ -86,14 +86,15 @@ def _by_common_rate(a: Measured, b: Measured) -> Iterator[tuple[int, Thumbnails,
 
 
 def _pairs(ours: Thumbnails, theirs: Thumbnails | None) -> Iterator[tuple[int, int]]:
-    """Indices of vectors that are nearly the same; `theirs` None: within `ours`, each pair once."""
+    """Of every vector, the nearest one that is nearly the same; `theirs` None: among `ours` themselves."""
     from scipy.spatial import cKDTree
 
-    if not ours.names or (theirs is not None and not theirs.names):
+    others = ours if theirs is None else theirs
+    if not ours.names or not others.names:
         return
-    tree = cKDTree(ours.vectors)
-    if theirs is None:
-        yield from sorted(tree.query_pairs(SAME))
-        return
-    for i, near in enumerate(tree.query_ball_tree(cKDTree(theirs.vectors), SAME)):
-        yield from ((i, j) for j in near[:1])
+    count = 1 if theirs is not None else 2  # itself is near, too
+    _, near = cKDTree(others.vectors).query(ours.vectors, k=[*range(1, count + 1)], distance_upper_bound=SAME)
+    for i, found in enumerate(near.tolist()):
+        match = next((j for j in found if j < len(others.names) and (theirs is not None or j != i)), None)
+        if match is not None:
+            yield i, match

@@ -107,11 +107,11 @@ class Findings:
 
 def of_error(level: Level, code: str, error: LatentFaceError, path: Path, remedy: str = "") -> Finding:
     """The line of a reader that stopped at `path`: `path:line: what; remedy` taken apart."""
-    text = str(error)
-    number, text = None, text.removeprefix(f"{path}")
-    if text.startswith(":"):
-        first, _, rest = text[1:].partition(":")
-        number, text = (int(first), rest) if first.isdecimal() else (None, text[1:])
+    text, number = str(error), None
+    if text.startswith(f"{path}:"):
+        text = text.removeprefix(f"{path}:")
+        first, _, rest = text.partition(":")
+        number, text = (int(first), rest) if first.isdecimal() else (None, text)
     message, _, own_remedy = text.strip().rpartition("; ")
     return Finding(level, code, str(path), message or own_remedy, remedy or (own_remedy if message else ""), number)
 

@@ -176,7 +176,7 @@ def off_step(values: np.ndarray, step: float) -> float | None:
 def _unreadable(split: Split, name: str, rate: int, place: str, error: LatentFaceError) -> Finding:
     if isinstance(split.store, TreeStore):
         path = split.store.path(name, rate)
-        reason = damage(path) or str(error).removeprefix(f"{path}: ").partition("; ")[0]
+        reason = damage(path) or str(error).removeprefix(f"{path}: ")
         return Finding("error", "unreadable-latent", place, reason, WRITE_AGAIN, picture=name)
     remedy = "latentface pack DIR --verify reads all of it; pack it again"
     return Finding("error", "unreadable-latent", place, str(error), remedy, picture=name)
