@@ -13,19 +13,22 @@ if TYPE_CHECKING:
 
     from latentface.codecs.base import Codec
 
-CODECS = ("dct", "jpegai", "pixels")
+COMPRESSAI = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean")
+CODECS = ("dct", "jpegai", *COMPRESSAI, "pixels")
 PRECISIONS = ("float32", "bfloat16")
 
 
 def open_codec(
     name: str, weights: str | Path | None = None, device: str | torch.device = "cpu", precision: str = "float32"
 ) -> Codec:
-    """A codec by name; `weights` is the folder that `jpegai` reads its networks from, `device` where they run.
+    """A codec by name; `weights` is the folder that a learned one reads its networks from, `device` where they run.
 
-    `precision` is that of the networks; `dct` has none and always computes in float32.
+    `precision` is that of jpegai's networks; the others compute in float32.
 
     Raises LatentFaceError for an unknown name, and where the codec's weights are missing.
     """
+    if precision != "float32" and name != "jpegai":
+        raise LatentFaceError(f"--precision {precision} is for jpegai: codec {name} computes in float32; leave it out")
     if name == "dct":
         from latentface.codecs.dct import DctCodec
 
@@ -43,6 +46,15 @@ def open_codec(
         from latentface.codecs.jpegai import JpegAiCodec
 
         return JpegAiCodec(weights, device, precision)
+    if name in COMPRESSAI:
+        if weights is None:
+            raise LatentFaceError(
+                f"codec {name} needs --codec_weights DIR, a folder with CompressAI's checkpoints, {name}-1.pth.tar "
+                "and so on"
+            )
+        from latentface.codecs.compressai import CompressAiCodec
+
+        return CompressAiCodec(name, weights, device)
     near = difflib.get_close_matches(name, CODECS, n=1)
     suggestion = f"did you mean {near[0]}?" if near else f"choose from {', '.join(CODECS)}"
     raise LatentFaceError(f"unknown codec {name!r}; {suggestion}")

@@ -160,5 +160,5 @@ class Tree:
 
 def _mean_bpp(rows: Sequence[ManifestRow], rate: int) -> float:
     """Of the pictures that have the rate: one that became unreadable may lack a rate that was added later."""
-    found = [row.latents[rate].bpp for row in rows if rate in row.latents]
+    found = [bpp for row in rows if rate in row.latents and (bpp := row.latents[rate].bpp) is not None]
     return float(np.mean(found)) if found else float("nan")

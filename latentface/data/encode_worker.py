@@ -102,7 +102,7 @@ def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
 
 
 def entry_of(latent: Latent) -> LatentEntry:
-    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact)
+    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact, latent.bpp_from)
 
 
 def run_tasks(

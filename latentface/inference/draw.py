@@ -73,7 +73,7 @@ def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow 
         rate=rate,
         model_index=entry.model_index if entry else codec.usual_model(rate),
         step=entry.step if entry else None,
-        bpp=entry.bpp if entry else 0.0,
+        bpp=(entry and entry.bpp) or 0.0,
         source_width=width,
         source_height=height,
         exact=bool(entry and entry.exact),
