@@ -27,6 +27,9 @@ COMMANDS = {
         "Start", "draw, encode, train, detect: all in a few minutes", "latentface.apps.demo", "DemoConfig", "run"
     ),
     "encode": Command("Data", "photographs -> a dataset of latents", "latentface.data.encode", "EncodeConfig", "run"),
+    "import": Command(
+        "Data", "other programs' latents -> a dataset of latents", "latentface.data.importing", "ImportConfig", "run"
+    ),
     "pack": Command(
         "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
     ),

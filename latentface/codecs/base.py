@@ -105,6 +105,25 @@ def check_latent(latent: Latent, codec: str, channels: int) -> None:
         )
 
 
+def join_channels(parts: Sequence[np.ndarray], where: str) -> np.ndarray:
+    """Parts [C, h, w] of one latent, luma first -> float32 [sum of C, h, w].
+
+    A part on half the first one's grid, as chroma has it in early releases of JPEG AI, is brought to that grid by
+    repeating each of its cells twice in both directions. Raises LatentFaceError, naming `where`, for other grids.
+    """
+    height, width = grid = parts[0].shape[1:]
+    half = (-(-height // 2), -(-width // 2))
+    joined = []
+    for part in parts:
+        if part.shape[1:] == half:
+            part = part if half == grid else part.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+        if part.shape[1:] != grid:
+            sides = " and ".join(f"{p.shape[1]}x{p.shape[2]}" for p in parts)
+            raise LatentFaceError(f"{where}: parts of {sides} cells belong to no one latent: neither alike nor half")
+        joined.append(part)
+    return np.concatenate(joined).astype(np.float32)
+
+
 def pad_to_stride(rgb: np.ndarray, stride: int) -> tuple[np.ndarray, int, int]:
     """[H, W, 3] -> the picture with its last row and column repeated up to the stride, pad_right, pad_bottom."""
     height, width = rgb.shape[:2]

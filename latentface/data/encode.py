@@ -113,17 +113,17 @@ def encode(
     sources = _sources(config, labels, say)
     tree = Tree(config, file_bytes)
     tasks = list(tree.tasks(sources.found))
-    tree.open()
+    tree.split.open()
     skipped: list[str] = []
     written = 0
     with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
         for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
-            tree.add(outcome.rows)
+            tree.split.add(outcome.rows)
             written += len(outcome.rows)
             if outcome.problem:
                 skipped.append(outcome.problem)
                 say(f"skipped {outcome.problem}")
-    tree.close(labels)
+    tree.split.close(labels)
     return replace(
         tree.summary(sources.found),
         written=written,

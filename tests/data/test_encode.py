@@ -11,10 +11,10 @@ from PIL import Image
 
 from latentface.codecs.base import Latent
 from latentface.data.encode import EncodeConfig, encode, run
-from latentface.data.encode_tree import view_labels
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.manifest import ManifestRow, read_manifest
 from latentface.data.pictures import read_picture, render
+from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
 from latentface.options import parse
 
