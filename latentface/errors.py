@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: what is wrong, where, and the remedy, in one line."""
+"""A user's mistake: what is wrong, where, and the remedy, in one line."""
 
 
 class LatentFaceError(Exception):
@@ -7,3 +7,7 @@ class LatentFaceError(Exception):
     def __init__(self, message: str) -> None:
         # A loader's worker process hands its error over inside the text of a traceback: the line is at its end.
         super().__init__(message.rpartition("LatentFaceError: ")[2].strip())
+
+
+class PictureError(LatentFaceError):
+    """A codec fails on one picture; others may do."""

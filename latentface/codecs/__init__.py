@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,30 @@ if TYPE_CHECKING:
     from latentface.codecs.base import Codec
 
 COMPRESSAI = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean")
-CODECS = ("dct", "jpegai", *COMPRESSAI, "pixels")
+CODECS = ("dct", "jpegai", "jpegai-vm", *COMPRESSAI, "pixels")
 PRECISIONS = ("float32", "bfloat16")
 
 
+@dataclass(frozen=True)
+class VmSettings:
+    """Where the JPEG AI reference software is and how it is run, for `jpegai-vm`."""
+
+    folder: str | None = None  # its checkout
+    python: str | None = None  # of the environment that it was installed into
+    profile: str = "auto"  # of its cfg/profiles; auto: the base operating point's
+    timeout: float = 600.0  # seconds for each command
+
+
 def open_codec(
-    name: str, weights: str | Path | None = None, device: str | torch.device = "cpu", precision: str = "float32"
+    name: str,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    vm: VmSettings | None = None,
 ) -> Codec:
     """A codec by name; `weights` is the folder that a learned one reads its networks from, `device` where they run.
 
-    `precision` is that of jpegai's networks; the others compute in float32.
+    `precision` is that of jpegai's networks; the others compute in float32. `vm` is for jpegai-vm.
 
     Raises LatentFaceError for an unknown name, and where the codec's weights are missing.
     """
@@ -46,6 +61,12 @@ def open_codec(
         from latentface.codecs.jpegai import JpegAiCodec
 
         return JpegAiCodec(weights, device, precision)
+    if name == "jpegai-vm":
+        if str(device) != "cpu":
+            raise LatentFaceError(f"--device {device}: jpegai-vm runs the software on the CPU; leave it out")
+        from latentface.codecs.jpegai_vm import JpegAiVmCodec
+
+        return JpegAiVmCodec(vm or VmSettings())
     if name in COMPRESSAI:
         if weights is None:
             raise LatentFaceError(

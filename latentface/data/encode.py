@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentface.codecs import CODECS, PRECISIONS, open_codec
+from latentface.codecs import CODECS, PRECISIONS, VmSettings, open_codec
 from latentface.codecs.base import Codec
 from latentface.codecs.pixels import DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
@@ -73,14 +73,25 @@ class EncodeConfig:
     limit: int | None = option(None, "only the first photographs, sorted by name")
     decoded: bool = option(False, "write the decoded pictures in place of the latents: for detectors of pixels")
     dtype: str = option("float32", "of the files; uint8 is for pixels", choices=("float32", "float16", "uint8"))
+    vm: str | None = option(None, "checkout of the JPEG AI reference software, for jpegai-vm")
+    python: str | None = option(None, "Python of the environment that this software was installed into")
+    vm_profile: str = option("auto", "its profile, e.g. high; auto: the base operating point's, main or base")
+    vm_timeout: float = option(600.0, "seconds that one of its commands may take; it runs two for each latent")
     precision: str = option(
         "float32", "of the codec's networks (jpegai); bfloat16: faster, values are about 2 % off, for training sets",
         choices=PRECISIONS,
     )  # fmt: skip
 
+    @property
+    def vm_settings(self) -> VmSettings:
+        """Of jpegai-vm."""
+        return VmSettings(self.vm, self.python, self.vm_profile, self.vm_timeout)
+
     def recorded(self) -> dict[str, Any]:
         """The settings that all rows of a manifest share."""
-        names = ("codec", "size", "fit", "seed", "dtype", "precision", "decoded")
+        names = ["codec", "size", "fit", "seed", "dtype", "precision", "decoded"]
+        if self.codec == "jpegai-vm":
+            names.append("vm_profile")
         return {name: getattr(self, name) for name in names} | {"crop_range": list(self.crop_range)}
 
 
@@ -106,6 +117,7 @@ def encode(
     start = time.monotonic()
     _check(config)
     codec_factory = codec_factory or partial(_open, config=config)
+    codec: Codec | None
     codec = codec_factory(config.codec, config.codec_weights)
     config = _with_rates(config, codec)
     file_bytes = _file_bytes(codec, config)
@@ -116,7 +128,10 @@ def encode(
     tree.split.open()
     skipped: list[str] = []
     written = 0
-    with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
+    workers = min(config.workers or cores(), len(tasks))
+    if workers > 1:
+        codec = None  # each worker opens its own
+    with closing(run_tasks(config, codec_factory, codec, tasks, workers)) as outcomes:
         for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
             tree.split.add(outcome.rows)
             written += len(outcome.rows)
@@ -135,7 +150,7 @@ def encode(
 
 
 def _open(name: str, weights: str | None, config: EncodeConfig) -> Codec:
-    codec = open_codec(name, weights, config.device, config.precision)
+    codec = open_codec(name, weights, config.device, config.precision, config.vm_settings)
     return DecodedCodec(codec) if config.decoded else codec
 
 

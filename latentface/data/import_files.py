@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from latentface.data.array_files import SUFFIXES, kind_of
+from latentface.array_files import SUFFIXES, kind_of
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from latentface.array_files import read_arrays
 from latentface.codecs.base import BITSTREAM, join_channels
-from latentface.data.array_files import read_arrays
-from latentface.data.encode_worker import save_latent
 from latentface.data.import_files import Found, Key, find_bits, find_latents, list_files
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.pictures import find_pictures, framed_row, picture_size
 from latentface.data.split_writer import SplitWriter
+from latentface.data.stores import save_latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder
 from latentface.options import option

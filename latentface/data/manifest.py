@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from latentface.codecs.base import Latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem, replacing
 
@@ -48,6 +49,11 @@ class LatentEntry:
     bpp: float | None
     exact: bool
     bpp_from: str = ""  # see `codecs.base`; empty: unknown
+
+    @classmethod
+    def of(cls, latent: Latent) -> LatentEntry:
+        """Of a latent that a codec has just made."""
+        return cls(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact, latent.bpp_from)
 
 
 @dataclass(frozen=True)

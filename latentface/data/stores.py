@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from latentface.errors import LatentFaceError
+from latentface.files import replacing
 
 PACK_NAME = "pack.json"  # its presence says that a folder is packed
 _LATENT_NAME = re.compile(r"latent_(\d+)\.npy")
@@ -158,6 +159,16 @@ def read_latent(path: str | Path) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
     return array
+
+
+def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
+    """Writes [C, h, w] as `.npy`, complete or not at all."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all():
+        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, stored, allow_pickle=False)
 
 
 def rate_of(path: str | Path) -> int | None:

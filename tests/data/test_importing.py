@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from latentface.array_files import kind_of, read_arrays
 from latentface.cli import main
-from latentface.data.array_files import kind_of, read_arrays
 from latentface.data.import_files import compiled, find_latents, list_files
 from latentface.data.importing import ImportConfig, import_latents
 from latentface.data.labels import read_labels
