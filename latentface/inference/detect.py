@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
-from latentface.codecs.base import Codec
+from latentface.codecs.base import UNKNOWN_INDEX, Codec
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
@@ -225,7 +225,6 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
         return _encode(path, config, detector, codec)
     packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
     array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
-    detector.check_latent(array, str(path))
     in_name = rate_of(path)
     if config.rate is not None and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
@@ -234,7 +233,9 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
     folder = path.resolve().parent
     rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
-    return Source(_name(path), path, np.array(array, dtype=np.float32), rate, row)
+    source = Source(_name(path), path, array, rate, row)
+    index = UNKNOWN_INDEX if source.model_index is None else source.model_index
+    return replace(source, array=np.array(detector.check_latent(array, str(path), rate, index)))
 
 
 def _name(path: Path) -> str:
