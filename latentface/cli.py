@@ -31,6 +31,9 @@ COMMANDS = {
     "check": Command(
         "Data", "what is wrong with a dataset, and what to do about it", "latentface.data.check", "CheckConfig", "run"
     ),
+    "import": Command(
+        "Data", "other programs' latents -> a dataset of latents", "latentface.data.importing", "ImportConfig", "run"
+    ),
     "pack": Command(
         "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
     ),

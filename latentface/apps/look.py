@@ -78,7 +78,7 @@ class Looker:
             latent, times["encode"] = clocked(lambda: codec.encode_rates(picture, [rate], pixels)[0])
             array, bpp, bits = latent.array, latent.bpp, latent.bpp * pixels
         elif path.suffix == ".npy":
-            array = self._read(path, detector)
+            array = self._read(path, rate, detector)
         else:
             raise LatentFaceError(f"{path}: neither a photograph ({', '.join(sorted(PICTURE_SUFFIXES))}) nor a .npy")
         faces = detector(array, rate, confidence=LOWEST_CONFIDENCE)
@@ -120,13 +120,13 @@ class Looker:
         row = whole_row(path.name, rgb.shape[1], rgb.shape[0], self.size, "pad", stride)
         return row, render(rgb, row)
 
-    def _read(self, path: Path, detector: Detector) -> np.ndarray:
+    def _read(self, path: Path, rate: int, detector: Detector) -> np.ndarray:
         stored = read_latent(path)
         if stored.shape[-1] * stored.shape[-2] > LARGEST_LATENT:
             raise LatentFaceError(
                 f"{path}: {stored.shape[-2]} x {stored.shape[-1]} cells; at most {LARGEST_LATENT} here"
             )
-        return detector.check_latent(stored, str(path)).copy()  # the file goes
+        return detector.check_latent(stored, str(path), rate).copy()  # the file goes
 
     def _pixel_way(self, detector: Detector, width: int, height: int) -> Callable[[], object]:
         """The same detector on pixels, with random weights: its time does not depend on them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,8 +152,11 @@ def _stored(
 
 
 def _bytes(split: Split, quantiser: Quantiser) -> int:
-    """Of all latents, taking the first for all."""
-    return int(np.prod(split.store.shape(*split.keys[0]))) * quantiser.itemsize * len(split.keys)
+    """Of all latents, taking the first of each group for all of it."""
+    first: dict[str, Key] = {}
+    members = Counter(split.group(key) for key in split.keys if first.setdefault(split.group(key), key))
+    values = sum(count * int(np.prod(split.store.shape(*first[group]))) for group, count in members.items())
+    return values * quantiser.itemsize
 
 
 def _refuse_without_room(

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from latentface.errors import LatentFaceError
-from latentface.files import refuse_link_outside
+from latentface.files import refuse_link_outside, replacing
 
 PACK_NAME = "pack.json"  # its presence says that a folder is packed
 LARGEST_LATENT = 1 << 29  # numbers; a picture of 16384x16384 has half as many. Files with holes cost nothing to make
@@ -179,6 +179,16 @@ def read_latent(path: str | Path) -> np.ndarray:
     if array.size > LARGEST_LATENT:
         raise LatentFaceError(f"{path}: shape {list(array.shape)}: larger than the latent of any picture")
     return array
+
+
+def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
+    """Writes [C, h, w] as `.npy`, complete or not at all."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all():
+        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, stored, allow_pickle=False)
 
 
 def rate_of(path: str | Path) -> int | None:

@@ -95,14 +95,15 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
         sizes.add(size)
         label, row = rows[name]
         write_prediction(folder, prediction_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
-    bpp = [row.latents[rate].bpp for _, row in rows.values() if row and rate in row.latents]
-    exact = {row.latents[rate].exact for _, row in rows.values() if row and rate in row.latents}
+    entries = [row.latents[rate] for _, row in rows.values() if row and rate in row.latents]
+    bpp = [entry.bpp for entry in entries if entry.bpp is not None]
+    exact = {entry.exact for entry in entries}
     landmarks = evaluation.landmarks()
     scored: dict[str, Any] = {
         "all": _plain(evaluation.overall.score()),
         **{band: _plain(tally.score()) for band, tally in evaluation.bands.items()},
         "landmarks": {"nme": number(landmarks.nme), "faces": landmarks.faces},
-        "mean_bpp": float(np.mean(bpp)) if bpp else None,
+        "mean_bpp": float(np.mean(bpp)) if len(bpp) == len(rows) else None,
         "latents": {frozenset({True}): "exact", frozenset({False}): "approximate"}.get(frozenset(exact), "unknown"),
         "picture_sizes": sorted(f"{width}x{height}" for width, height in sizes),
         "predictions": str(folder),

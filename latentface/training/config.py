@@ -63,7 +63,11 @@ class TrainConfig:
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
-    projection: int = option(0, "channels of a linear map of each codec model's own before the bridge; 0: none")
+    projection: int = option(
+        0,
+        "channels of a linear map of each codec model's own before the bridge; 0: none, "
+        "or the fewest that a latent has where rates differ in that",
+    )
     channels_read: tuple[int, ...] = option(
         (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"
     )

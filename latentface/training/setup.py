@@ -155,7 +155,7 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         channels=3 if statistics is None else statistics.mean.shape[1],
         stride=dataset.stride,
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
-        projection=config.projection,
+        projection=_projection(config, statistics),
     )
     start_over = bool(
         config.weight or config.resume or config.model not in RESNETS
@@ -173,6 +173,16 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
     return model
 
 
+def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:
+    """As set; where codec models differ in their number of channels there has to be one."""
+    counts = sorted(set(statistics.channels)) if statistics else []
+    if config.projection or len(counts) < 2:
+        return config.projection
+    listed = " and ".join(map(str, counts))
+    print(f"latents of {listed} channels: each codec model gets a linear map of its own to {counts[0]} (--projection)")
+    return counts[0]
+
+
 def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
     measured = measure_statistics(dataset)
     return LatentStatistics(
@@ -182,6 +192,7 @@ def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
         measured.rate_rows,
         measured.indices,
         measured.index_rows,
+        measured.channels,
     )
 
 
