@@ -28,6 +28,12 @@ COMMANDS = {
         "Start", "draw, encode, train, detect: all in a few minutes", "latentface.apps.demo", "DemoConfig", "run"
     ),
     "encode": Command("Data", "photographs -> a dataset of latents", "latentface.data.encode", "EncodeConfig", "run"),
+    "check": Command(
+        "Data", "what is wrong with a dataset, and what to do about it", "latentface.data.check", "CheckConfig", "run"
+    ),
+    "import": Command(
+        "Data", "other programs' latents -> a dataset of latents", "latentface.data.importing", "ImportConfig", "run"
+    ),
     "pack": Command(
         "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
     ),
@@ -43,7 +49,7 @@ COMMANDS = {
         "Train", "several ways, trained and judged alike", "latentface.apps.experiment", "ExperimentConfig", "run"
     ),
     "report": Command(
-        "Train", "evaluations -> rate-accuracy curves, BD-rate", "latentface.evaluation.report", "ReportConfig", "run"
+        "Train", "runs side by side: one HTML page, curves, pictures", "latentface.apps.report", "ReportConfig", "run"
     ),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
@@ -51,6 +57,7 @@ COMMANDS = {
     "bench": Command(
         "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
+    "serve": Command("Use", "a page in the browser to look at latents", "latentface.apps.serve", "ServeConfig", "run"),
     "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }
 

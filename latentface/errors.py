@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: what is wrong, where, and the remedy, in one line."""
+"""A user's mistake: what is wrong, where, and the remedy, in one line."""
 
 LONGEST = 1000  # characters: names and rows out of files may have any length
 
@@ -18,3 +18,7 @@ def _one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
+
+
+class PictureError(LatentFaceError):
+    """A codec fails on one picture; others may do."""

@@ -38,7 +38,15 @@ _OPCODES = (
 
 
 def read_torch_file(path: str | Path) -> dict[str, Any]:
-    """A dictionary of tensors (on the CPU) and plain values.
+    """A dictionary of tensors (on the CPU) and plain values; LatentFaceError for anything else."""
+    content = read_torch_content(path)
+    if not isinstance(content, dict):
+        raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict")
+    return content
+
+
+def read_torch_content(path: str | Path) -> Any:
+    """Tensors (on the CPU) and plain values, in whatever arrangement.
 
     Raises LatentFaceError for a file that is missing, holds anything else, or claims to hold more than it does.
     """
@@ -49,16 +57,13 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
         raise LatentFaceError(f"{path}: no such file")
     try:
         _check(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise LatentFaceError(
             f"{path}: refused, it holds more than tensors and plain values (or is damaged)"
         ) from error
     except Exception as error:  # many kinds for truncated and foreign files
         raise LatentFaceError(f"{path}: not a PyTorch file, or a damaged one") from error
-    if not isinstance(content, dict):
-        raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict")
-    return content
 
 
 @dataclass(frozen=True)

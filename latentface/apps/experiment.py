@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentface.apps import report
 from latentface.errors import LatentFaceError
-from latentface.evaluation import report
 from latentface.files import make_folder, name_problem
 from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of

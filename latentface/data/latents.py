@@ -3,6 +3,7 @@
     ROOT/train/latent/<picture>/latent_75.npy     [256, 40, 40] for a 640x640 picture, one file per rate
     ROOT/train/labels.txt                         or ROOT/train/latent/labels.txt
     ROOT/train/latents.jsonl                      the encoder's manifest, where there is one
+    ROOT/train/exclude.txt                        pictures to leave out, see `exclusions.py`
 
 A directory and a label belong together by equal base name. Labels are in picture pixels (stride x latent size) unless
 the manifest, `label_frame` with `image_sizes`, or `image_dir` says otherwise. Boxes are clipped to the picture; what
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset
 
 from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.data.batches import LatentSample, SampleKey
+from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
 from latentface.data.pictures import find_pictures, read_picture, render
@@ -68,6 +70,12 @@ class NestedLatentWiderFaceDataset(Dataset):
         self.store = open_store(self.latent_dir)
         labels = read_labels(self.label_file)
         names = self.store.names()
+        if excluded := read_exclusions(self.store.split):
+            self.notes += exclusion_notes(self.store.split, excluded, {*names, *labels})
+            if names and excluded.keys() >= set(names):
+                raise LatentFaceError(f"{self.store.split / EXCLUDE_NAME}: leaves out every picture; remove lines")
+            names = [name for name in names if name not in excluded]
+            labels = {name: picture for name, picture in labels.items() if name not in excluded}
         self._report_strays(labels.keys(), names)
         rows = self._manifest()
         pairs = [Picture(name, labels[name], rows.get(name)) for name in names if name in labels]
@@ -150,6 +158,11 @@ class NestedLatentWiderFaceDataset(Dataset):
             place = self.store.place(picture.name, rate)
             raise LatentFaceError(f"{place}: NaN or infinite values; write this latent again or remove its folder")
         return array
+
+    def labels_of(self, picture: Picture) -> PictureLabels:
+        """The labels that go with a picture's whole latent: picture pixels, clipped; no values are read."""
+        _, rows, columns = self.store.shape(picture.name, self.rates_of(picture)[0])
+        return self._labels(picture, rows, columns)
 
     def _labels(self, picture: Picture, rows: int, columns: int) -> PictureLabels:
         """The picture's labels in picture pixels, clipped to it."""

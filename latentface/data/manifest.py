@@ -5,7 +5,8 @@ One JSON object per line and picture; of two lines for one name the later counts
 | key | meaning |
 |---|---|
 | `name` | as in the label file; its base name is the latents' directory |
-| `latents` | by rate (`"75"`): `codec`, `model_index` or null, quantisation `step` or null, `bpp`, `exact` |
+| `latents` | by rate (`"75"`): `codec`, `model_index` or null, quantisation `step` or null, `bpp` or null, `exact`, |
+| | and `bpp_from`, where the bits were counted: `bitstream`, `entropy model`, `zero-order entropy`; may be missing |
 | `stride` | picture pixels per cell |
 | `source_width`, `source_height` | the photograph, pixels, after its EXIF orientation |
 | `scale_x`, `scale_y` | picture pixels per source pixel |
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from latentface.codecs.base import Latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem, parse_json, replacing
 
@@ -46,8 +48,14 @@ class LatentEntry:
     codec: str
     model_index: int | None
     step: float | None
-    bpp: float
+    bpp: float | None
     exact: bool
+    bpp_from: str = ""  # see `codecs.base`; empty: unknown
+
+    @classmethod
+    def of(cls, latent: Latent) -> LatentEntry:
+        """Of a latent that a codec has just made."""
+        return cls(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact, latent.bpp_from)
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,12 @@ def _line(row: ManifestRow) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
+def manifest_lines(path: Path) -> dict[str, int]:
+    """Base name -> its line in a manifest that `read_manifest` accepts."""
+    with path.open("rb") as file:
+        return {base_name(json.loads(line)["name"]): number for number, line in enumerate(file, 1) if line.strip()}
+
+
 def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
     """Rows by base name, and the number of the last line if it is cut short."""
     try:
@@ -226,8 +240,9 @@ def _entry(values: Any) -> LatentEntry:
         codec=take("codec", _text),
         model_index=take("model_index", _optional(_natural)),
         step=take("step", _optional(_positive)),
-        bpp=take("bpp", _number),
+        bpp=take("bpp", _optional(_number)),
         exact=take("exact", _boolean),
+        bpp_from=_text(values.get("bpp_from", "")),
     )
 
 

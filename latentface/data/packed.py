@@ -174,6 +174,11 @@ class PackedStore:
             raise LatentFaceError(f"{self.place(name, rate)}: no scales for {len(array)} channels of {group}; {REMEDY}")
         return StoredLatent(array, *self._tables[group])
 
+    def release(self) -> None:
+        """Closes the files, which are opened again when needed: mapped pages that were touched count as memory."""
+        self._handles.clear()
+        self._views.clear()
+
     def place(self, name: str, rate: int) -> str:
         """See `LatentStore.place`."""
         number = self._shard_of.get(tensor_name(name, rate))

@@ -128,6 +128,23 @@ def whole_row(name: str, width: int, height: int, size: int, fit: str, stride: i
     )
 
 
+def framed_row(
+    name: str, source_width: int, source_height: int, width: int, height: int, stride: int, fit: str
+) -> ManifestRow:
+    """Where a whole photograph lies in a picture of `width` x `height`, as far as sizes tell; no latents yet.
+
+    `stretch`; `pad`: scaled to fit, top left; `auto`: stretched where the proportions are about the picture's, else
+    padded; `none`: at its own size, top left.
+    """
+    scale_x, scale_y = (1.0, 1.0) if fit == "none" else (width / source_width, height / source_height)
+    if fit == "pad" or (fit == "auto" and abs(scale_x / scale_y - 1) > 0.02):
+        scale_x = scale_y = min(scale_x, scale_y)
+    content_width, content_height = round(source_width * scale_x), round(source_height * scale_y)
+    return ManifestRow(
+        name, {}, stride, source_width, source_height, scale_x, scale_y, width - content_width, height - content_height
+    )
+
+
 def crop_name(name: str, number: int) -> str:
     """`a/b.jpg` -> `a/b__crop0.jpg`."""
     stem, suffix = split_suffix(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from latentface.errors import LatentFaceError
-from latentface.files import refuse_link_outside
+from latentface.files import refuse_link_outside, replacing
 
 PACK_NAME = "pack.json"  # its presence says that a folder is packed
 LARGEST_LATENT = 1 << 29  # numbers; a picture of 16384x16384 has half as many. Files with holes cost nothing to make
@@ -65,6 +66,13 @@ def to_float(array: np.ndarray, scale: np.ndarray | None, offset: np.ndarray | N
     return values if scale is None or offset is None else values * scale[:, None, None] + offset[:, None, None]
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 class TreeStore:
     """`LATENT_DIR/<picture>/latent_<rate>.npy`."""
 
@@ -77,13 +85,15 @@ class TreeStore:
     def names(self) -> list[str]:
         """See `LatentStore.names`."""
         try:
-            folders = sorted(path for path in self.latent_dir.iterdir() if path.is_dir())
+            with os.scandir(self.latent_dir) as entries:  # tells folders apart without asking for each
+                folders = sorted(filter(_is_folder, entries), key=lambda entry: entry.name)
         except OSError as error:
             raise LatentFaceError(
                 f"{self.latent_dir}: cannot be listed ({error.strerror}); give a folder of latents"
             ) from error
         for folder in folders:
-            refuse_link_outside(folder, self.latent_dir)
+            if folder.is_symlink():
+                refuse_link_outside(Path(folder.path), self.latent_dir)
         return [folder.name for folder in folders]
 
     def has(self, name: str, rate: int) -> bool:
@@ -169,6 +179,16 @@ def read_latent(path: str | Path) -> np.ndarray:
     if array.size > LARGEST_LATENT:
         raise LatentFaceError(f"{path}: shape {list(array.shape)}: larger than the latent of any picture")
     return array
+
+
+def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
+    """Writes [C, h, w] as `.npy`, complete or not at all."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all():
+        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, stored, allow_pickle=False)
 
 
 def rate_of(path: str | Path) -> int | None:

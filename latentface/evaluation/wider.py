@@ -8,6 +8,7 @@ those tools, a comment below says "Protocol:".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,7 +19,7 @@ from latentface.boxes import iou_matrix, xywh_to_xyxy, xyxy_to_xywh
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import average_precision
 from latentface.evaluation.ground_truth import DIFFICULTIES, GroundTruth, read_ground_truth
-from latentface.files import base_name, make_folder, name_problem, refuse_link_outside, replacing
+from latentface.files import base_name, make_folder, name_problem, refuse_link_outside, replacing, split_suffix
 
 # Protocol: a thousand thresholds on normalised scores, 0.999 down to 0, rather than every score that occurs.
 THRESHOLDS = 1 - np.arange(1, 1001) / 1000
@@ -88,6 +89,11 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     of faces, the number of columns or a number is wrong, and for a folder without predictions.
     """
     return {name: _read_prediction(path) for name, path in _prediction_files(folder).items()}
+
+
+def prediction_name(label: str) -> str:
+    """What prediction files call a picture, `<event>/<name>`: the last two parts of its name, without suffix."""
+    return split_suffix("/".join(re.split(r"[/\\]", label)[-2:]))[0]
 
 
 def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndarray) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.errors import LatentFaceError
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -41,13 +42,35 @@ def _is_side(value: object) -> bool:
 
 
 @dataclass(frozen=True)
+class ChannelCounts:
+    """How many channels a model's latents have: by model index where that is known, else by rate."""
+
+    by_rate: dict[int, int]
+    by_index: dict[int, int]
+    most: int  # and of a latent of neither
+
+    def of(self, rate: int, model_index: int) -> int:
+        """`model_index` -1: unknown."""
+        return self.by_index.get(model_index, self.by_rate.get(rate, self.most))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {"by_rate": list(self.by_rate.items()), "by_index": list(self.by_index.items()), "most": self.most}
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> ChannelCounts:
+        """What `to_json` gave. Raises KeyError, TypeError or ValueError for others."""
+        return cls(dict(values["by_rate"]), dict(values["by_index"]), int(values["most"]))
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What a RetinaFace is made of; kept in every checkpoint."""
 
     backbone: str = "resnet50"
     bridge: str = "bilinear"
     input: str = "latent"  # or "picture": the twin
-    channels: int = 256  # of the latent
+    channels: int = 256  # of the latent, of the widest where rates differ
     stride: int = 16  # picture pixels per latent cell
     prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
     projection: int = 0  # channels after a linear map of each codec model's own, before the bridge; 0: none
@@ -93,3 +116,15 @@ class ModelConfig:
     def enters(self) -> str:
         """Where the backbone starts: see `PrunedResNet`."""
         return "layer2" if self.input == "picture" else BRIDGE_ENTERS[self.bridge]
+
+
+def check_channels(counts: ChannelCounts, channels: int, rates: Any, model_indices: Any) -> None:
+    """Raises LatentFaceError unless a batch of latents [B, `channels`, h, w] is what the model takes.
+
+    `rates` and `model_indices` [B] are arrays or tensors, the latter -1 where unknown, or None.
+    """
+    indices = [UNKNOWN_INDEX] * len(rates) if model_indices is None else model_indices.tolist()
+    for rate, index in zip(rates.tolist(), indices, strict=True):
+        wanted = counts.of(rate, index)
+        if channels != wanted:
+            raise LatentFaceError(f"a latent of rate {rate} has {channels} channels, the model takes {wanted}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -79,6 +81,7 @@ def train(config: TrainConfig) -> Path:
     )
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
+    setup.check_data(config, dataset, validation)
     model = setup.build_model(config, dataset).to(device)
     distillation = setup.build_distillation(config, model, device)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)
@@ -176,7 +179,7 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     indices = batch.model_indices.to(run.device, non_blocking=True)
     rows, columns = latents.shape[-2:]
     priors = run.model.priors(rows, columns, run.device)
-    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
+    with _reading(run), torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         predictions = run.model(latents, rates, indices, neck=run.distillation is not None)
     losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
     weight = run.config.teacher_weight
@@ -186,6 +189,21 @@ def _losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
         seen = run.distillation.look(batch.pictures, run.device)
     taught = run.distillation(predictions["neck"], predictions, *seen)
     return losses | taught | {"total": losses["total"] + weight * sum(taught.values())}
+
+
+@contextmanager
+def _reading(run: Run) -> Iterator[None]:
+    """With `--channels_read`, the number of channels that this batch reads: drawn from (seed, epoch, batch)."""
+    if not run.config.channels_read:
+        yield
+        return
+    draw = np.random.default_rng((run.config.seed, run.progress.epoch, run.progress.batch))
+    normalisation: Any = run.model.normalisation
+    normalisation.channels_read = int(draw.choice(run.config.channels_read))
+    try:
+        yield
+    finally:
+        normalisation.channels_read = 0  # validation reads all
 
 
 def _finite_values(losses: dict[str, Tensor], run: Run, batch: LatentBatch) -> dict[str, float]:

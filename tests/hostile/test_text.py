@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from latentface.apps.experiment import read_plan
+from latentface.apps.report import ReportConfig, run
 from latentface.cli import main
 from latentface.data.labels import read_labels, write_labels
 from latentface.data.manifest import LatentEntry, ManifestRow, read_manifest, write_manifest
 from latentface.data.sizes import read_sizes
 from latentface.errors import LONGEST, LatentFaceError
-from latentface.evaluation.report import ReportConfig, run
 from latentface.evaluation.wider import read_predictions
 from latentface.files import name_problem
 from latentface.options import plain_yaml

@@ -143,7 +143,7 @@ def test_bombs_are_refused_with_one_line(name, write, tmp_path, monkeypatch, lit
 def test_attributes_that_hide_methods_are_refused(tmp_path):
     """An OrderedDict may carry attributes; a state dict has one, `_metadata`."""
     hidden = OrderedDict(x=1)
-    hidden.items = 5  # type: ignore[method-assign, assignment]
+    hidden.get = 5  # type: ignore[method-assign, assignment]
     with pytest.raises(LatentFaceError, match=REFUSED):
         read_torch_file(write_archive(tmp_path / "weight.pth", hidden))
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "good.pth")

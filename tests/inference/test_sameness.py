@@ -167,7 +167,7 @@ def test_predictions_do_not_depend_on_the_number_of_threads(ways):
 def test_validation_and_detection_are_one_computation(ways):
     model = ways.torch.runtime.model
     array = latent(7, 6, 5)
-    (validated,) = predict(model, torch.from_numpy(array)[None], torch.tensor([75]))
+    (validated,) = predict(model, torch.from_numpy(array).float()[None], torch.tensor([75]))
     detected = ways.torch(array, 75, confidence=0.02)
     for name in ("boxes", "scores", "landmarks"):
         assert np.array_equal(getattr(validated, name), getattr(detected, name))
