@@ -112,7 +112,7 @@ def fuzz_by_coverage(reader, folder: Path, inputs: int, seed: int, done: Callabl
             return atheris.Mutate(content, most)
         return changed(random, reader, content)[:most]
 
-    flags = [f"-seed={seed + 1}", f"-max_len={LARGEST}", f"-runs={2 * inputs}", "-verbosity=1"]
+    flags = [f"-seed={seed + 1}", f"-max_len={LARGEST}", "-timeout=60", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one, custom_mutator=mutator)
     atheris.Fuzz()
 
