@@ -14,6 +14,7 @@ from latentface.torch_file import read_torch_content
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 LARGEST_HEADER = 100 << 20  # bytes; safetensors' own limit
+LONGEST_NPY_HEADER = 512  # bytes
 
 
 def kind_of(path: Path) -> str:
@@ -61,23 +62,35 @@ def read_arrays(path: Path, keys: Sequence[str] = ()) -> list[np.ndarray]:
 
 
 def _latent(array: Any, path: Path) -> np.ndarray:
-    if array.dtype.kind not in "fiu":
-        raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 3 or 0 in array.shape:
-        raise LatentFaceError(f"{path}: shape {list(array.shape)}; expected [C, h, w] or [1, C, h, w]")
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    array = np.ascontiguousarray(as_latent(array, path), dtype=np.float32)
     if not np.isfinite(array).all():
         raise LatentFaceError(f"{path}: NaN or infinite values; write this latent again")
     return array
 
 
-def _read_npy(path: Path) -> dict[str, Any]:
+def as_latent(array: Any, path: Path) -> Any:
+    """An array [C, h, w] or [1, C, h, w] of any float or integer dtype as [C, h, w]; LatentFaceError for another."""
+    if array.ndim == 4 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 3 or 0 in array.shape:
+        raise LatentFaceError(f"{path}: shape {list(array.shape)}; expected [C, h, w] or [1, C, h, w]")
+    if array.dtype.kind not in "fiu":
+        raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
+    return array
+
+
+def open_npy(path: Path) -> np.ndarray:
+    """The array of a `.npy` file, memory-mapped: takes no pickles and no archives, and no memory."""
     try:
-        return {"": np.load(path, mmap_mode="r", allow_pickle=False)}  # a header that claims more than is there fails
-    except (OSError, ValueError, EOFError) as error:
-        raise LatentFaceError(f"{path}: not a NumPy array of numbers, or a damaged one") from error
+        # A header has 128 bytes; long ones can take minutes to read.
+        with np.errstate(over="ignore"):  # of sides whose product is no number of bytes
+            return np.lib.format.open_memmap(path, mode="r", max_header_size=LONGEST_NPY_HEADER)
+    except Exception as error:  # many kinds, as the header is a piece of Python that is read, not run
+        raise LatentFaceError(f"{path}: not a NumPy array of numbers, or a damaged one; write it again") from error
+
+
+def _read_npy(path: Path) -> dict[str, Any]:
+    return {"": open_npy(path)}
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

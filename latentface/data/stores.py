@@ -10,12 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
+from latentface.array_files import as_latent, open_npy
 from latentface.errors import LatentFaceError
 from latentface.files import refuse_link_outside, replacing
 
 PACK_NAME = "pack.json"  # its presence says that a folder is packed
 LARGEST_LATENT = 1 << 29  # numbers; a picture of 16384x16384 has half as many. Files with holes cost nothing to make
-LONGEST_HEADER = 512  # bytes
 _LATENT_NAME = re.compile(r"latent_([0-9]{1,8})\.npy")
 
 
@@ -164,18 +164,7 @@ def read_latent(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise LatentFaceError(f"{path}: no such file")
-    try:
-        # Takes no pickles and no archives, and no memory. A header has 128 bytes; long ones can take minutes to read.
-        with np.errstate(over="ignore"):  # of sides whose product is no number of bytes
-            array = np.lib.format.open_memmap(path, mode="r", max_header_size=LONGEST_HEADER)
-    except Exception as error:  # many kinds, as the header is a piece of Python that is read, not run
-        raise LatentFaceError(f"{path}: not a NumPy array of numbers, or a damaged one; write it again") from error
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 3 or 0 in array.shape:
-        raise LatentFaceError(f"{path}: shape {list(array.shape)}; expected [C, h, w] or [1, C, h, w]")
-    if array.dtype.kind not in "fiu":
-        raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
+    array = as_latent(open_npy(path), path)
     if array.size > LARGEST_LATENT:
         raise LatentFaceError(f"{path}: shape {list(array.shape)}: larger than the latent of any picture")
     return array
