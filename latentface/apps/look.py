@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from latentface.apps.bench_networks import random_model
-from latentface.apps.bench_timing import gmac
+from latentface.apps.bench_timing import elapsed, gmac
 from latentface.codecs.base import Codec
 from latentface.data.pictures import picture_size, read_picture, render, whole_row
 from latentface.data.stores import read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name
 from latentface.inference.detector import Detector
-from latentface.inference.draw import decode_picture, render_latent
+from latentface.inference.draw import data_uri, decode_picture, grey, render_latent, strongest
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Faces, Thresholds
 from latentface.model.predict import predict
@@ -35,8 +32,6 @@ CHANNELS_SHOWN = 12
 ROUNDS = 3  # of the clock
 LARGEST_SIDE = 12_000  # pixels of a photograph
 LARGEST_LATENT = 256 * 256  # cells: a picture of 4096 x 4096 at stride 16
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -75,7 +70,9 @@ class Looker:
                 )
             row, picture = self._placed(path, codec.stride)
             pixels = row.content_width * row.content_height
-            latent, times["encode"] = clocked(lambda: codec.encode_rates(picture, [rate], pixels)[0])
+            begin = time.perf_counter()
+            [latent] = codec.encode_rates(picture, [rate], pixels)
+            times["encode"] = time.perf_counter() - begin
             array, bpp, bits = latent.array, latent.bpp, latent.bpp * pixels
         elif path.suffix == ".npy":
             array = self._read(path, rate, detector)
@@ -103,7 +100,7 @@ class Looker:
             "bits": bits,
             "decoded": codec is not None,
             "faces": plain(faces),
-            "picture": data_address(shown),
+            "picture": png(shown),
             "channels": strongest_channels(array),
             "milliseconds": {name: round(1000 * seconds, 1) for name, seconds in times.items()},
             "gmac": self._work(detector, codec_name, rate, array),
@@ -154,15 +151,8 @@ class Looker:
 
 def alternated(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Median seconds of each, taking turns: what else the machine does meets all of them."""
-    seconds = [{name: clocked(work)[1] for name, work in ways.items()} for _ in range(ROUNDS)]
+    seconds = [{name: elapsed(work) for name, work in ways.items()} for _ in range(ROUNDS)]
     return {name: float(np.median([one[name] for one in seconds])) for name in ways}
-
-
-def clocked(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What `work` gives, and the seconds it took."""
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
 
 
 def plain(faces: Faces) -> list[dict[str, Any]]:
@@ -180,20 +170,12 @@ def plain(faces: Faces) -> list[dict[str, Any]]:
 
 def strongest_channels(array: np.ndarray) -> list[dict[str, Any]]:
     """[C, h, w] -> the channels of the largest deviation, each as a grey picture of one pixel per cell."""
-    deviation = array.std(axis=(1, 2))
-    shown = []
-    for channel in np.argsort(-deviation, kind="stable")[:CHANNELS_SHOWN]:
-        low, high = np.percentile(array[channel], (1, 99))
-        grey = np.clip((array[channel] - low) / max(high - low, 1e-6), 0, 1)
-        cells = (255 * grey).astype(np.uint8)
-        shown.append(
-            {"channel": int(channel), "deviation": round(float(deviation[channel]), 2), "picture": data_address(cells)}
-        )
-    return shown
+    return [
+        {"channel": channel, "deviation": round(float(array[channel].std()), 2), "picture": png(grey(array[channel]))}
+        for channel in strongest(array)[:CHANNELS_SHOWN].tolist()
+    ]
 
 
-def data_address(picture: np.ndarray) -> str:
-    """uint8 [H, W, 3] or [H, W] -> an address that holds the picture itself."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def png(picture: np.ndarray) -> str:
+    """As an address that holds the picture itself."""
+    return data_uri(picture, "png", compress_level=1)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from latentface.apps.report_attributes import hardships
 from latentface.apps.report_faces import Judged
@@ -20,7 +17,7 @@ from latentface.data.pictures import GREY, find_pictures
 from latentface.errors import LatentFaceError
 from latentface.evaluation.outcomes import FALSES, MISSES, Outcome, heights
 from latentface.files import base_name
-from latentface.inference.draw import codec_at_hand, decode_picture, place_photograph, render_latent
+from latentface.inference.draw import codec_at_hand, data_uri, decode_picture, place_photograph, render_latent
 
 QUALITY = 80  # of JPEG
 CROP_SIDE = 128  # pixels, of an enlarged part
@@ -153,15 +150,34 @@ def _nearest(outcome: Outcome, face: int) -> str:
 
 def missed_faces(judged: Judged, backgrounds: Backgrounds, most: int) -> list[Kind]:
     """The highest of each reason, enlarged; the nearest detection is drawn too."""
+
+    def shown(name: str, face: int) -> Shown:
+        return _missed(judged, backgrounds, name, face)
+
+    return _kinds(MISSES, judged, lambda o: o.miss, lambda o: heights(o.result.true_boxes), shown, most)
+
+
+def _kinds(
+    meanings: Mapping[str, str],
+    judged: Judged,
+    labels: Callable[[Outcome], np.ndarray],
+    weights: Callable[[Outcome], np.ndarray],
+    show: Callable[[str, int], Shown],
+    most: int,
+) -> list[Kind]:
+    """Of each kind how many there are, and the `most` of the largest weight.
+
+    `labels` and `weights` give of a picture which kind each face or detection is, and how much it matters: [K] each.
+    """
     found = []
-    for reason, meaning in MISSES.items():
-        faces = [
-            (float(-heights(outcome.result.true_boxes)[face]), name, int(face))
+    for kind, meaning in meanings.items():
+        members = [
+            (float(-values[number]), name, int(number))
             for name, outcome in judged.outcomes.items()
-            for face in np.flatnonzero(outcome.miss == reason)
+            for values in [weights(outcome)]
+            for number in np.flatnonzero(labels(outcome) == kind)
         ]
-        shown = [_missed(judged, backgrounds, name, face) for _, name, face in sorted(faces)[:most]]
-        found.append(Kind(reason, meaning, len(faces), shown))
+        found.append(Kind(kind, meaning, len(members), [show(name, n) for _, name, n in sorted(members)[:most]]))
     return found
 
 
@@ -178,16 +194,11 @@ def _missed(judged: Judged, backgrounds: Backgrounds, name: str, face: int) -> S
 
 def false_faces(judged: Judged, backgrounds: Backgrounds, most: int) -> list[Kind]:
     """The strongest of each kind, enlarged; labelled faces around are drawn too."""
-    found = []
-    for kind, meaning in FALSES.items():
-        detections = [
-            (float(-outcome.result.scores[number]), name, int(number))
-            for name, outcome in judged.outcomes.items()
-            for number in np.flatnonzero(outcome.false == kind)
-        ]
-        shown = [_false(judged, backgrounds, name, number) for _, name, number in sorted(detections)[:most]]
-        found.append(Kind(kind, meaning, len(detections), shown))
-    return found
+
+    def shown(name: str, number: int) -> Shown:
+        return _false(judged, backgrounds, name, number)
+
+    return _kinds(FALSES, judged, lambda o: o.false, lambda o: o.result.scores, shown, most)
 
 
 def _false(judged: Judged, backgrounds: Backgrounds, name: str, number: int) -> Shown:
@@ -217,7 +228,4 @@ def _part(title: str, rgb: np.ndarray, box: np.ndarray, boxes: list[Box], says: 
 
 
 def _jpeg(rgb: np.ndarray) -> str:
-    """A data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(rgb, "jpeg", quality=QUALITY)

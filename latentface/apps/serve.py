@@ -61,6 +61,11 @@ class ServeConfig:
         if self.megabytes < 1:
             raise LatentFaceError(f"--megabytes {self.megabytes}: 1 or more")
 
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
 
 def run(config: ServeConfig) -> None:
     """Serves until Ctrl-C."""
@@ -80,7 +85,7 @@ def run(config: ServeConfig) -> None:
             from error  # fmt: skip
     host, port = socket.getsockname()[:2]
     print(f"open http://{host}:{port} in a browser; Ctrl-C ends it", flush=True)
-    if config.host not in ("127.0.0.1", "localhost", "::1"):
+    if not config.local:
         print("other machines may open it too: there is no password", file=sys.stderr)
     server.run(sockets=[socket])
 
@@ -98,7 +103,6 @@ def build(config: ServeConfig) -> Starlette:
     for name in looker.codecs:  # warm: the first look would take several times as long
         looker.look("warm.png", examples[0], name, looker.detectors[name].rates[0])
     pages = Pages(looker, examples, 1_000_000 * config.megabytes)
-    local = config.host in ("127.0.0.1", "localhost", "::1")
     return Starlette(
         routes=[
             Route("/api/about", pages.about),
@@ -108,7 +112,7 @@ def build(config: ServeConfig) -> Starlette:
         ],
         middleware=[
             # another site's name that points here must not reach it through the visitor's browser
-            Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES if local else ["*"]),
+            Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES if config.local else ["*"]),
             Middleware(_SafeHeaders),
         ],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import cv2
@@ -56,12 +58,27 @@ def render_latent(latent: np.ndarray, stride: int) -> np.ndarray:
     [C, h, w] -> uint8 [h * stride, w * stride, 3].
     """
     array = np.asarray(latent, dtype=np.float32)
-    strongest = np.argsort(-array.std(axis=(1, 2)), kind="stable")[[0, min(1, len(array) - 1), min(2, len(array) - 1)]]
-    shown = array[strongest]
-    low, high = (np.percentile(shown, q, axis=(1, 2), keepdims=True) for q in (1, 99))
-    grey = np.clip((shown - low) / np.maximum(high - low, 1e-6), 0, 1)
-    cells = (255 * grey).astype(np.uint8).transpose(1, 2, 0)
+    order = strongest(array)
+    cells = np.stack([grey(array[order[min(place, len(order) - 1)]]) for place in range(3)], axis=-1)
     return cells.repeat(stride, axis=0).repeat(stride, axis=1)
+
+
+def strongest(array: np.ndarray) -> np.ndarray:
+    """Channels of [C, h, w], those of the largest deviation first; of equals the codec's order."""
+    return np.argsort(-array.std(axis=(1, 2)), kind="stable")
+
+
+def grey(channel: np.ndarray) -> np.ndarray:
+    """[h, w] -> uint8, its lowest and highest percent black and white."""
+    low, high = (np.percentile(channel, q, keepdims=True) for q in (1, 99))
+    return (255 * np.clip((channel - low) / np.maximum(high - low, 1e-6), 0, 1)).astype(np.uint8)
+
+
+def data_uri(picture: np.ndarray, kind: str, **options: int) -> str:
+    """uint8 [H, W, 3] or [H, W] as an address that holds the picture itself; `kind`: png or jpeg."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format=kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def codec_at_hand(name: str) -> Codec | None:
