@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,16 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared, real data that is not part of the project")
     return folder
+
+
+def unpack_predictions(shared: Path, folder: Path) -> None:
+    """A published detector's prediction files, `folder/<event>/<name>.txt`."""
+    with tarfile.open(shared / "widerface" / "predictions_mobilenet025.tar.xz") as archive:
+        for member in archive:
+            if content := archive.extractfile(member):
+                path = folder.joinpath(*Path(member.name).parts[-2:])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
 
 
 def write_tree(split: Path, pictures: int, rates: tuple[int, ...], seed: int, size: int = 128) -> Path:

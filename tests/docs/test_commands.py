@@ -11,12 +11,11 @@ import runpy
 import shlex
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, write_tree
+from conftest import REPOSITORY, unpack_predictions, write_tree
 from PIL import Image
 
 from latentface import Detector
@@ -140,16 +139,6 @@ def shortened(words: list[str]) -> list[str]:
     return [word.replace("/path/to/latent_75.npy", "picture/latent_75.npy").replace("/path/to/", "") for word in short]
 
 
-def unpack_predictions(folder: Path) -> None:
-    """A published detector's prediction files, one folder for each event."""
-    with tarfile.open(REPOSITORY.parent / "shared" / "widerface" / "predictions_mobilenet025.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    [inner] = folder.rglob("0--Parade")
-    for event in list(inner.parent.iterdir()):
-        if inner.parent != folder:
-            event.rename(folder / event.name)
-
-
 def run(words: list[str]) -> int:
     if words[0] == "latentface":
         return main(words[1:])
@@ -184,7 +173,7 @@ def test_commands_do_what_the_page_says(page: Path, at_home: Path, request: pyte
             if not target.exists():
                 target.symlink_to(REPOSITORY.parent / "shared" / OF_SHARED[name])
         if "--predictions" in words:
-            unpack_predictions(at_home / "predictions")
+            unpack_predictions(REPOSITORY.parent / "shared", at_home / "predictions")
         assert words[0] in ("latentface", "python"), words
         if words[1] == "encode":  # the page makes it anew, perhaps by another codec
             shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import unpack_predictions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
@@ -274,13 +274,7 @@ def test_predictions_that_are_not_finite_are_not_written(tmp_path, corner, score
 
 @pytest.mark.skipif(not (SHARED / "widerface").is_dir(), reason="the shared WIDER FACE files are not here")
 def test_published_figures(tmp_path):
-    with tarfile.open(SHARED / "widerface" / "predictions_mobilenet025.tar.xz") as archive:
-        for member in archive:
-            if member.isfile():
-                event, name = Path(member.name).parts[-2:]
-                path = tmp_path / event / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(archive.extractfile(member).read())
+    unpack_predictions(SHARED, tmp_path)
     score = evaluate_wider(tmp_path, SHARED / "widerface")
     assert [round(ap, 4) for ap in (score.easy, score.medium, score.hard)] == [0.9070, 0.8816, 0.7383]
     assert (score.pictures, score.missing, score.empty, score.unknown) == (3226, 0, 0, 0)

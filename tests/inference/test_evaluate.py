@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import unpack_predictions
 
 from latentface.cli import main
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
@@ -114,9 +114,8 @@ def test_rates_that_the_split_lacks_are_left_out_and_old_predictions_go(
 
 def test_published_predictions(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The reference implementation gives 0.9070 / 0.8816 / 0.7383 for these files."""
-    with tarfile.open(shared / "widerface" / "predictions_mobilenet025.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    folder = next(path for path in [tmp_path, *sorted(tmp_path.rglob("*"))] if list(path.glob("0--Parade")))
+    folder = tmp_path / "predictions"
+    unpack_predictions(shared, folder)
     arguments = ["--predictions", str(folder), "--ground_truth", str(shared / "widerface"), "--out", str(tmp_path)]
     assert main(["evaluate", *arguments]) == 0
     printed = capsys.readouterr().out
