@@ -213,7 +213,7 @@ class Importer:
     def write(self, key: Key, array: np.ndarray, row: ManifestRow) -> None:
         """The file, then the row that says that it is there."""
         path = self.split.path(key.name, key.rate)
-        make_folder(path.parent, "--out")
+        make_folder(path.parent, "--out", within=self.split.folder)
         save_latent(path, array, self.config.dtype)
         self.split.add([row])
 

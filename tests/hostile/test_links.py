@@ -196,6 +196,20 @@ def test_encoding_writes_through_no_link(tmp_path, capsys):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_importing_writes_through_no_link(tmp_path, capsys):
+    dumps, out = tmp_path / "dumps", tmp_path / "out"
+    (dumps / "a").mkdir(parents=True)
+    np.save(dumps / "a" / "latent_75.npy", np.zeros((3, 2, 2), np.float32))
+    arguments = ["import", str(dumps), "--out", str(out)]
+    assert main(arguments) == 0
+    shutil.rmtree(out / "latent" / "a")
+    (tmp_path / "elsewhere").mkdir()
+    (out / "latent" / "a").symlink_to(tmp_path / "elsewhere")
+    assert main(arguments) == 2
+    assert "a link in it leads out of" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 # --- pipes, which would be waited for
 
 
