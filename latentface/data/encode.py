@@ -32,7 +32,8 @@ from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.pictures import CROP_RANGE, Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, name_problem
+from latentface.files import base_name, make_folder, name_problem
+from latentface.lock import sole_writer
 from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
@@ -109,19 +110,20 @@ def encode(
     file_bytes = _file_bytes(codec, config)
     labels = read_labels(config.labels) if config.labels else None
     sources = _sources(config, labels, say)
-    tree = Tree(config, file_bytes)
-    tasks = list(tree.tasks(sources.found))
-    tree.open()
-    skipped: list[str] = []
-    written = 0
-    with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
-        for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
-            tree.add(outcome.rows)
-            written += len(outcome.rows)
-            if outcome.problem:
-                skipped.append(outcome.problem)
-                say(f"skipped {outcome.problem}")
-    tree.close(labels)
+    with sole_writer(make_folder(config.out, "--out"), "--out"):
+        tree = Tree(config, file_bytes)
+        tasks = list(tree.tasks(sources.found))
+        tree.open()
+        skipped: list[str] = []
+        written = 0
+        with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
+            for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
+                tree.add(outcome.rows)
+                written += len(outcome.rows)
+                if outcome.problem:
+                    skipped.append(outcome.problem)
+                    say(f"skipped {outcome.problem}")
+        tree.close(labels)
     return replace(
         tree.summary(sources.found),
         written=written,

@@ -115,5 +115,5 @@ def _assumed_row(
 
 
 def save_picture(path: Path, rgb: np.ndarray) -> None:
-    with replacing(path) as temporary:
+    with replacing(path, flush=False) as temporary:
         Image.fromarray(rgb).save(temporary, format="PNG")
