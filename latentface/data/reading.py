@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import re
 import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,13 +29,27 @@ REMEDIES = {
 def load_batches(
     dataset: NestedLatentWiderFaceDataset, collate: Callable[[list[LatentSample]], Any], workers: int, **options: Any
 ) -> DataLoader:
-    """A DataLoader whose `workers` leave signals to this process, for use inside `deaths_explained`."""
+    """A DataLoader whose `workers` leave signals to this process; to be read inside `deaths_explained`."""
     if not workers:
         return DataLoader(dataset, collate_fn=collate, **options)
-    return DataLoader(
+    return Loader(
         Watched(dataset, workers), collate_fn=Shared(collate), num_workers=workers, worker_init_fn=_leave_signals,
         **options,
     )  # fmt: skip
+
+
+class Loader(DataLoader):
+    """A DataLoader whose iterators are known, so that their workers can be let go whatever happens."""
+
+    def __iter__(self) -> Any:
+        try:
+            iterator = super().__iter__()
+        except OSError as error:  # semaphores lie there too
+            raise LatentFaceError(
+                f"the processes that read latents cannot be started ({error.strerror}): {MORE_SHARED_MEMORY}"
+            ) from error
+        _reading[iterator] = self.dataset  # type: ignore[assignment]
+        return iterator
 
 
 class Watched(Dataset):
@@ -46,7 +58,6 @@ class Watched(Dataset):
     def __init__(self, dataset: NestedLatentWiderFaceDataset, workers: int) -> None:
         self.dataset = dataset
         self.notes = multiprocessing.RawArray("q", 2 * workers)  # process, index of the picture; of each worker
-        _watched.add(self)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -66,7 +77,7 @@ class Watched(Dataset):
 
 _DEATH = r"DataLoader worker \(pid(?:\(s\))? (\d+)[^)]*\) (?:is killed by signal: )?([\w ]*)"  # process, what happened
 
-_watched: weakref.WeakSet[Watched] = weakref.WeakSet()
+_reading: weakref.WeakKeyDictionary[Any, Watched] = weakref.WeakKeyDictionary()  # of an iterator with workers
 
 
 @dataclass(frozen=True)
@@ -91,25 +102,14 @@ class Shared:
 
 def _leave_signals(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal, SIGTERM often every one of a job: the main one decides for all."""
-    for name in ("SIGINT", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
-
-
-def _end_when_the_parent_says() -> None:
-    """Its SIGTERM is how it ends its workers when something went wrong; who else sends one means the parent too."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 @contextmanager
 def deaths_explained() -> Iterator[None]:
-    """Errors of reading in other processes as one line; PyTorch's about a dead one may come up anywhere in here."""
+    """PyTorch's error about a dead worker, which may come up anywhere in the block, as one line with the picture."""
     try:
         yield
     except RuntimeError as error:
@@ -117,15 +117,12 @@ def deaths_explained() -> Iterator[None]:
         found = [match for text in texts if (match := re.search(_DEATH, text))]
         if not found:
             raise
-        names = [name for watched in _watched if (name := watched.taken_up_by(int(found[0][1])))]
+        names = [name for watched in _reading.values() if (name := watched.taken_up_by(int(found[0][1])))]
         at = f" at or after picture {names[0]}" if names else ""
         what = found[-1][2].strip()
         raise LatentFaceError(
             f"a process that reads latents died{at} ({what}): {REMEDIES.get(what, '--workers 0 shows why')}"
         ) from error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise LatentFaceError(  # of semaphores; files are written by `replacing`, which explains itself
-            f"no shared memory for the processes that read latents ({error.strerror}): {MORE_SHARED_MEMORY}"
-        ) from error
+    finally:
+        for iterator in list(_reading):  # PyTorch ends workers when it is collected, which an error may prevent
+            iterator._shutdown_workers()

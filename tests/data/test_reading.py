@@ -136,25 +136,20 @@ def test_no_shared_memory_names_the_batch_and_the_remedy(tree: Path) -> None:
     assert Shared(collate)(samples).latents.is_shared()
 
 
-def test_workers_leave_a_signal_of_somebody_else_to_the_parent(tree: Path) -> None:
-    """A job's end reaches all of its processes; the parent decides, and its own word ends its workers."""
+def test_workers_leave_signals_to_the_parent_and_end_with_the_block(tree: Path) -> None:
+    """The end of a job reaches all of its processes, and the parent decides what it means."""
     dataset = NestedLatentWiderFaceDataset.of_split(tree / "train")
     others = set(multiprocessing.active_children())
-    batches = iter(load_batches(dataset, collate, 1, batch_size=1))
-    next(batches)
-    [worker] = set(multiprocessing.active_children()) - others
-    sender = os.fork()
-    if sender == 0:
+    with deaths_explained():
+        batches = iter(load_batches(dataset, collate, 1, batch_size=1))
+        next(batches)
+        [worker] = set(multiprocessing.active_children()) - others
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(worker.pid, number)
-        os._exit(0)
-    os.waitpid(sender, 0)
-    assert len(list(batches)) == 5
-    again = iter(load_batches(dataset, collate, 1, batch_size=1))
-    next(again)
-    [worker] = set(multiprocessing.active_children()) - others
-    worker.terminate()
-    worker.join(10)
+        assert len(list(batches)) == 5
+        batches = iter(load_batches(dataset, collate, 1, batch_size=1))
+        next(batches)
+        [worker] = set(multiprocessing.active_children()) - others
     assert worker.exitcode == 0
 
 
