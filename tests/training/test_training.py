@@ -19,7 +19,7 @@ from conftest import REPOSITORY, write_tree
 from latentface.data.labels import read_labels, write_labels
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
-from latentface.training import journal, loop, setup
+from latentface.training import journal, loop, setup, step
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
@@ -110,7 +110,7 @@ def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
 ) -> None:
     whole = train(config(drawn_dataset, tmp_path / "whole"))
     steps = 0
-    step = loop._step
+    step = loop.take_step
 
     def step_then_interrupt(run, group) -> None:
         nonlocal steps
@@ -119,7 +119,7 @@ def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
         if steps == 6:  # the second of four in the second epoch
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "_step", step_then_interrupt)
+    monkeypatch.setattr(loop, "take_step", step_then_interrupt)
     folder = train(config(drawn_dataset, tmp_path / "stopped"))
     assert "stopped: interrupted. Continue with --resume" in capsys.readouterr().out
     assert not (folder / "weight_final.pth").exists()
@@ -136,7 +136,7 @@ def test_killed_in_the_first_epoch_is_resumed(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", die)
+        patch.setattr(loop, "take_step", die)
         with pytest.raises(RuntimeError, match="killed"):
             train(config(drawn_dataset, tmp_path / "killed", epochs=1))
     train(config(drawn_dataset, tmp_path / "x", epochs=1, resume=str(tmp_path / "killed")))
@@ -191,8 +191,8 @@ def test_accumulating_single_pictures_sees_every_picture(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    step = loop._step
-    monkeypatch.setattr(loop, "_step", lambda run, group: (groups.append(len(group)), step(run, group)))
+    step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda run, group: (groups.append(len(group)), step(run, group)))
     train(config(drawn_dataset, tmp_path / "run", epochs=1, batch_size=2, accumulate=3))
     assert groups == [3, 1]  # seven pictures: four batches
 
@@ -297,13 +297,13 @@ def test_used_directory_is_refused(drawn_dataset: Path, tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_names_the_pictures_and_keeps_the_weights(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = loop._losses
+    losses = step.compute_losses
 
     def explode(run, batch):
         found = losses(run, batch)
         return found if run.progress.epoch == 0 else found | {"total": found["total"] * float("inf")}
 
-    monkeypatch.setattr(loop, "_losses", explode)
+    monkeypatch.setattr(step, "compute_losses", explode)
     with pytest.raises(LatentFaceError, match=r"not finite in epoch 2, batch 1 .*pictures drawn_1_\d, drawn_1_\d"):
         train(config(drawn_dataset, tmp_path / "run"))
     assert all(t.isfinite().all() for t in state(tmp_path / "run", "weight_1.pth").values())
