@@ -66,6 +66,14 @@ def weights(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The light model of rates 25 and 75 as float32 ONNX."""
+    from latentface.inference.export import ExportConfig, run
+
+    return run(ExportConfig(str(weights), out=str(tmp_path_factory.mktemp("export") / "model.onnx")))
+
+
+@pytest.fixture(scope="session")
 def drawn_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ROOT with photos/train and train/: six drawn pictures and a crop of each, encoded by dct with a manifest."""
     from latentface.apps.demo import DemoConfig, draw_split

@@ -103,7 +103,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
 def collate(samples: Sequence[LatentSample]) -> LatentBatch:
     """Samples -> a batch. Smaller latents are padded on the right and at the bottom by their last cells.
 
-    Those of fewer channels get zeros for the others, which no model reads: see `LatentNormalisation`.
+    Those of fewer channels get zeros for the others, which no model reads: see `LatentNormalisation`. Of a batch of
+    192 and 320 channels that is two fifths more to move for the narrow ones, and nothing on disk.
     """
     height, width = (max(s.latent.shape[axis] for s in samples) for axis in (1, 2))
     most = max(1, max(len(s.boxes) for s in samples))

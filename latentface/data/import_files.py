@@ -24,7 +24,7 @@ PLACES = {
     "{model}": r"(?P<model>\d{1,4})",
     "*": "[^/]*?",
 }
-USUAL = ("{name}/latent_{rate}", "{name}")  # tried one after the other where no pattern is given
+USUAL = ("{name}/latent_{rate}", "{name}")  # where no pattern is given: the second if the first matches nothing
 
 
 class Key(NamedTuple):
@@ -76,9 +76,8 @@ def find_latents(files: Sequence[Path], patterns: Sequence[str], rate: int | Non
     `rate`: of all, where the patterns have no `{rate}`. Raises LatentFaceError where a latent lacks a part or has two
     files for one.
     """
-    for usual in () if patterns else USUAL:
-        if found := _matching(files, usual, None if "{rate}" in usual else rate):
-            return {key: Found([path], model) for key, (path, model) in found.items()}
+    if not patterns:
+        patterns = USUAL[:1] if _matching(files, USUAL[0], None) else USUAL[1:]
     parts = [_matching(files, pattern, rate) for pattern in patterns]
     latents: dict[Key, Found] = {}
     for pattern, part in zip(patterns, parts, strict=True):

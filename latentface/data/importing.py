@@ -50,8 +50,8 @@ class ImportConfig:
         "where the latents lie, held against the end of each path: {name}, {rate}, {model} (index) and * for anything; "
         "empty: {name}/latent_{rate}, else {name}",
     )
-    luma: str = option("", "the same for luma, where it has a file of its own, e.g. model_y/y_hat/{name}_{rate}")
-    chroma: str = option("", "and for chroma, e.g. model_uv/y_hat/{name}_{rate}")
+    luma: str = option("", "the same for luma, where it has a file of its own, e.g. model_y/y_hat/{name}_{rate}.bits*")
+    chroma: str = option("", "and for chroma, e.g. model_uv/y_hat/{name}_{rate}.bits*")
     keys: tuple[str, ...] = option((), "names of the arrays inside the files, joined on channels; empty: the only one")
     rate: int | None = option(None, "rate of all latents, where the paths do not hold it")
     codec: str = option("unknown", "what made them, e.g. jpegai: a detector refuses latents of other codecs")

@@ -63,8 +63,9 @@ class LatentNormalisation(nn.Module):
         super().__init__()
         deviation = statistics.deviation.float()
         rows, most = deviation.shape
-        counts = torch.tensor(statistics.channels or [most] * rows)[:, None]  # [G, 1]
-        there = torch.arange(most) < counts
+        device = deviation.device
+        counts = torch.tensor(statistics.channels or [most] * rows, device=device)[:, None]  # [G, 1]
+        there = torch.arange(most, device=device) < counts
         floor = SMALLEST_DEVIATION * ((deviation * there).square().sum(dim=1, keepdim=True) / counts).sqrt()
         self.register_buffer("mean", statistics.mean.float().clone())
         self.register_buffer("inverse_deviation", there / deviation.maximum(floor).clamp(min=1e-6))

@@ -213,6 +213,8 @@ def test_without_patterns_the_documented_tree_or_one_file_per_picture(tmp_path):
     (tmp_path / "tree/labels.txt").write_text("p.jpg\n")
     found = find_latents(list_files([str(tmp_path / "tree")]), (), None)
     assert sorted(found) == [("p", 12), ("p", 75)]
+    with pytest.raises(LatentFaceError, match=r"--rate 75: the pattern '{name}/latent_{rate}' has the rate in it"):
+        find_latents(list_files([str(tmp_path / "tree")]), (), 75)
     save_array(tmp_path / "flat/photo.png.npy", numbers(3, 2, 2))
     found = find_latents(list_files([str(tmp_path / "flat")]), (), 6)
     assert list(found) == [("photo", 6)]  # known by the photograph's base name
@@ -228,6 +230,7 @@ def test_without_patterns_the_documented_tree_or_one_file_per_picture(tmp_path):
         ("q{rate}/{name}", "/x/xq6/a.npy", None),  # a pattern begins behind a slash
         ("model_y/y_hat/{name}.bits_*", "d/model_y/y_hat/a.bits_75", {"name": "a"}),
         ("{name}/m{model}_{rate}.pt", "a/m2_75.pt", {"name": "a", "model": "2", "rate": "75"}),
+        ("model_y/y_hat/{name}_{rate}.bits*", "d/model_y/y_hat/a_75.bits_0", {"name": "a", "rate": "75"}),
         ("{name}.pt", "a.npy", None),
         ("{name}+.npy", "a+.npy", {"name": "a"}),  # what is no place stands for itself
     ],

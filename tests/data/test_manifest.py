@@ -120,7 +120,7 @@ def entry(**values):
         (change(source_width=True), "'source_width': true"),
         (change(scale_x="1"), "'scale_x'"),
         (change(scale_y=0), "'scale_y'"),
-        (change(scale_x=float("nan")), "'scale_x'"),
+        (change(scale_x=float("nan")), "not JSON (NaN is no number of JSON)"),
         (change(scale_x=10**400), "'scale_x'"),
         (change(crop=[1, 2, 3]), "'crop'"),
         (change(mirrored=1), "'mirrored'"),
