@@ -40,6 +40,7 @@ NOT_RUN = {  # first words of a line -> why it is only read
     "latentface serve": "never ends by itself, has a test of its own",
     "latentface bench": "takes a minute, has a test of its own",
     "latentface evaluate --weight runs/latents_0": "needs the 3,226 pictures of WIDER FACE val",
+    "latentface import": "wants another program's files, has tests of its own",
     "latentface demo": "takes minutes, has a test of its own",
 }
 
