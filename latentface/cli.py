@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from latentface import options
@@ -27,6 +28,12 @@ COMMANDS = {
         "Start", "draw, encode, train, detect: all in a few minutes", "latentface.apps.demo", "DemoConfig", "run"
     ),
     "encode": Command("Data", "photographs -> a dataset of latents", "latentface.data.encode", "EncodeConfig", "run"),
+    "check": Command(
+        "Data", "what is wrong with a dataset, and what to do about it", "latentface.data.check", "CheckConfig", "run"
+    ),
+    "import": Command(
+        "Data", "other programs' latents -> a dataset of latents", "latentface.data.importing", "ImportConfig", "run"
+    ),
     "pack": Command(
         "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
     ),
@@ -42,7 +49,7 @@ COMMANDS = {
         "Train", "several ways, trained and judged alike", "latentface.apps.experiment", "ExperimentConfig", "run"
     ),
     "report": Command(
-        "Train", "evaluations -> rate-accuracy curves, BD-rate", "latentface.evaluation.report", "ReportConfig", "run"
+        "Train", "runs side by side: one HTML page, curves, pictures", "latentface.apps.report", "ReportConfig", "run"
     ),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
@@ -50,6 +57,7 @@ COMMANDS = {
     "bench": Command(
         "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
+    "serve": Command("Use", "a page in the browser to look at latents", "latentface.apps.serve", "ServeConfig", "run"),
     "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }
 
@@ -62,6 +70,8 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | N
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    with suppress(AttributeError):  # names of files may be no text: they are shown as \\udcff, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         return _dispatch(words, defaults)
     except LatentFaceError as error:

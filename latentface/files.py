@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from latentface.errors import LatentFaceError
 
@@ -31,13 +34,32 @@ def base_name(name: str) -> str:
 def name_problem(name: str) -> str | None:
     """Why a picture's name out of a file must not be used to look for files, or None."""
     parts = re.split(r"[/\\]", name)
-    if not name or name != name.strip() or any(ord(character) < 32 for character in name):
+    if not name or name != name.strip().strip("\ufeff") or not _writable(name):  # a byte order mark would get lost
         return "it is empty or has control characters or spaces around it"
-    if not parts[0] or re.fullmatch(r"[A-Za-z]:", parts[0]):
+    if not parts[0] or any(re.match(r"[A-Za-z]:", part) for part in parts):
         return "it is an absolute path; make it relative to the folder of pictures"
     if ".." in parts or base_name(name) in ("", ".", ".."):
         return "it leaves the folder or names no file"
     return None
+
+
+def _writable(name: str) -> bool:
+    """Whether no character ends a line, steers a terminal or, as half a surrogate pair, is none at all."""
+    plain = name.isascii() and name.isprintable()
+    return plain or not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
+
+
+def refuse_link_outside(path: Path, folder: Path) -> None:
+    """Raises LatentFaceError for a link in `folder` that leads out of it: a stranger's may lead anywhere.
+
+    `folder` itself may be a link: whoever named it knows where it leads.
+    """
+    if path.is_symlink() and not _within(path, folder):
+        raise LatentFaceError(f"{path}: a link that leads out of {folder}; put there what it points to (cp -rL)")
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 @contextmanager
@@ -52,6 +74,7 @@ def replacing(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """
     temporary = Path(path).with_name(f".{Path(path).name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
         yield temporary
         if flush:
             with temporary.open("r+b") as file:
@@ -87,8 +110,13 @@ def _disk_error(error: BaseException) -> OSError | None:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
-def make_folder(path: str | Path, flag: str) -> Path:
-    """Makes a folder and those above it; `flag` is what the user can name another one with."""
+def make_folder(path: str | Path, flag: str, within: str | Path | None = None) -> Path:
+    """Makes a folder and those above it; `flag` is what the user can name another one with.
+
+    Raises LatentFaceError where that fails, or where links lead out of `within`.
+    """
+    if within is not None and not _within(Path(path), Path(within)):
+        raise LatentFaceError(f"{path}: a link in it leads out of {within}; remove the link or give another {flag}")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,6 +124,18 @@ def make_folder(path: str | Path, flag: str) -> Path:
             f"{path}: cannot be made ({error.strerror}); give {flag} a folder that you may write"
         ) from error
     return Path(path)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError for what is no JSON, or nested deeper than anybody would."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256(path: Path) -> str:

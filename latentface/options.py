@@ -19,6 +19,8 @@ from typing import Any, NoReturn, TypeVar
 from latentface.errors import LatentFaceError
 
 Config = TypeVar("Config")
+LONGEST_YAML = 100_000  # characters
+DEEPEST_YAML = 20
 
 
 def option(
@@ -85,14 +87,32 @@ def plain_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        _refuse_bombs(text)
+        values = yaml.safe_load(text) or {}
+    except Exception as error:  # besides YAMLError whatever comes to its constructors of dates and numbers
         mark = getattr(error, "problem_mark", None)  # where a YAML mistake is; its own text is several lines long
         reason = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())  # type: ignore
         raise LatentFaceError(f"{path}: cannot be read as YAML ({reason})") from error
     if not isinstance(values, dict):
         raise LatentFaceError(f"{path}: expected `name: value` lines")
     return values
+
+
+def _refuse_bombs(text: str) -> None:
+    """ValueError for what takes minutes or gigabytes: ten lines of references can stand for a billion values."""
+    import yaml
+
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"{len(text)} characters; settings have at most {LONGEST_YAML}")
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_YAML:
+            raise ValueError(f"line {line}: nested too deeply")
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line}: references such as *{event.anchor} are not read; write it out")
 
 
 def values_of(config_class: type, values: dict[str, Any], where: str | Path) -> dict[str, Any]:

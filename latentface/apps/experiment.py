@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentface.apps import report
 from latentface.errors import LatentFaceError
-from latentface.evaluation import report
-from latentface.files import make_folder
+from latentface.files import make_folder, name_problem
 from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of
 from latentface.training.config import SETTINGS_NAME, TrainConfig
@@ -87,7 +87,10 @@ def run(config: ExperimentConfig) -> Path:
     for way in plan.ways:
         if not config.ways or way.name in config.ways:
             for seed in plan.seeds if way.train else plan.seeds[:1]:
-                carry_out(way, seed, out / way.name / f"seed_{seed}")
+                folder = out / way.name / f"seed_{seed}"
+                for place in (folder, *(folder / name for name in way.sets)):
+                    make_folder(place, "--out", within=out)
+                carry_out(way, seed, folder)
     done = list(results(plan, out))
     there = {name for name, _ in done}
     items = tuple(f"{name}={path}" for name, path in done)
@@ -158,6 +161,7 @@ def read_plan(path: str) -> Plan:
 
 def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: dict[str, Any]) -> Way:
     where = f"ways: {name}"
+    _refuse_no_folder(path, where, name)
     way = _mapping(path, where, content)
     if ("train" in way) == ("weight" in way) or way.keys() - {"train", "weight", "evaluate"}:
         raise LatentFaceError(f"{path}: {where}: give either `train` or `weight`, and `evaluate`")
@@ -165,9 +169,12 @@ def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: 
     if "train" in way:
         own = _mapping(path, f"{where}: train", way["train"])
         settings = values_of(TrainConfig, {**training, **own}, f"{path}: {where}")
+        if places := settings.keys() & {"out", "resume"}:
+            raise LatentFaceError(f"{path}: {where}: {min(places)}: runs lie in --out, by way and seed; leave it out")
         _try(path, where, TrainConfig, settings)
     sets = {}
     for place, own in _mapping(path, f"{where}: evaluate", way.get("evaluate")).items():
+        _refuse_no_folder(path, f"{where}: evaluate: {place}", str(place))
         both = {**judging, **_mapping(path, f"{where}: {place}", own)}
         sets[str(place)] = values_of(evaluate.EvaluateConfig, both, f"{path}: {where}: {place}")
         _try(path, f"{where}: {place}", evaluate.EvaluateConfig, {**sets[str(place)], "weight": "weight"})
@@ -180,6 +187,12 @@ def _try(path: str, where: str, config: type, settings: dict[str, Any]) -> None:
         config(**settings)
     except LatentFaceError as error:
         raise LatentFaceError(f"{path}: {where}: {error}") from error
+
+
+def _refuse_no_folder(path: str, where: str, name: str) -> None:
+    """Names of ways and sets become folders below `--out`, and curves of the report."""
+    if name_problem(name) or any(letter in name for letter in "/\\="):
+        raise LatentFaceError(f"{path}: {where}: no name of a folder; use letters, digits and spaces")
 
 
 def _mapping(path: str, where: str, value: Any) -> dict[str, Any]:

@@ -11,7 +11,13 @@ import numpy as np
 from latentface.errors import LatentFaceError
 
 UNKNOWN_INDEX = -1  # of a model, where tensors hold indices
-RATES = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
+RATES: tuple[int, ...] = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
+
+# Where a latent's bits per pixel come from.
+BITSTREAM = "bitstream"  # the size of the file that the codec wrote
+ENTROPY_MODEL = "entropy model"  # the codec's own probabilities
+ZERO_ORDER = "zero-order entropy"  # each channel's own histogram of the picture's symbols
+UNCODED = "uncoded"
 
 # ITU-R BT.709, full range: rows Y, Cb, Cr over columns R, G, B. Grey has Cb = Cr = 0.
 RGB_TO_YCBCR = np.array(
@@ -47,6 +53,7 @@ class Latent:
     pad_right: int = 0  # picture pixels
     pad_bottom: int = 0
     stride: int = 16  # picture pixels per cell
+    bpp_from: str = ""  # one of the constants above; empty: unknown
 
 
 class Codec(Protocol):
@@ -54,11 +61,13 @@ class Codec(Protocol):
 
     name: str
     stride: int
+    multiple: int  # sides are padded to multiples of this: the stride, or more where the codec needs it
+    rates: tuple[int, ...]  # those that it makes unless told otherwise
 
     def encode(self, rgb: np.ndarray, rate: int) -> Latent:
-        """uint8 [H, W, 3] -> Latent of [C, ceil(H / stride), ceil(W / stride)].
+        """uint8 [H, W, 3] -> Latent of [C, h, w]: sides padded to the `multiple`, over the stride.
 
-        Sides that are no multiple of the stride are padded by repeating the last row and column.
+        Padding repeats the last row and column.
         Raises LatentFaceError for a rate that the codec does not know or an array that is no RGB picture.
         """
         ...
@@ -94,6 +103,25 @@ def check_latent(latent: Latent, codec: str, channels: int) -> None:
         raise LatentFaceError(
             f"a {codec} latent is [{channels}, h, w], found {list(latent.array.shape)}; hand over one latent at a time"
         )
+
+
+def join_channels(parts: Sequence[np.ndarray], where: str) -> np.ndarray:
+    """Parts [C, h, w] of one latent, luma first -> float32 [sum of C, h, w].
+
+    A part on half the first one's grid, as chroma has it in early releases of JPEG AI, is brought to that grid by
+    repeating each of its cells twice in both directions. Raises LatentFaceError, naming `where`, for other grids.
+    """
+    height, width = grid = parts[0].shape[1:]
+    half = (-(-height // 2), -(-width // 2))
+    joined = []
+    for part in parts:
+        if part.shape[1:] == half:
+            part = part if half == grid else part.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+        if part.shape[1:] != grid:
+            sides = " and ".join(f"{p.shape[1]}x{p.shape[2]}" for p in parts)
+            raise LatentFaceError(f"{where}: parts of {sides} cells belong to no one latent: neither alike nor half")
+        joined.append(part)
+    return np.concatenate(joined).astype(np.float32)
 
 
 def pad_to_stride(rgb: np.ndarray, stride: int) -> tuple[np.ndarray, int, int]:

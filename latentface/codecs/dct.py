@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentface.codecs.base import (
+    RATES,
+    ZERO_ORDER,
     Latent,
     check_latent,
     check_rgb,
@@ -106,7 +108,8 @@ class DctCodec:
     """
 
     name = "dct"
-    stride = BLOCK
+    stride = multiple = BLOCK
+    rates = RATES
 
     def encode(self, rgb: np.ndarray, rate: int) -> Latent:
         """See `Codec.encode`. About 12 ms for 640x640 on one thread, half of it the search for the step."""
@@ -174,4 +177,5 @@ def _latent(
         pad_right=pad_right,
         pad_bottom=pad_bottom,
         stride=BLOCK,
+        bpp_from=ZERO_ORDER,
     )

@@ -8,7 +8,6 @@ channel of the picture, so its latents are *approximate* (`Latent.exact` is Fals
 from __future__ import annotations
 
 import math
-import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentface.codecs.base import (
+    RATES,
+    ZERO_ORDER,
     Latent,
     check_latent,
     check_rgb,
@@ -28,8 +29,10 @@ from latentface.codecs.base import (
     rgb_to_ycbcr,
     ycbcr_to_rgb,
 )
+from latentface.codecs.state_dict import fill, read_state
 from latentface.errors import LatentFaceError
 
+ORIGIN = "the JPEG AI reference software's base operating point"
 LUMA, CHROMA = 160, 96  # channels of the two parts of a latent, luma first
 BETAS = ("0.002", "0.012", "0.075", "0.5")  # the trade-off each model was trained for; the index is the model index
 MODEL_OF_RATE = {12: 0, 25: 1, 50: 2, 75: 2, 100: 3}
@@ -162,7 +165,8 @@ class JpegAiCodec:
     """
 
     name = "jpegai"
-    stride = 16
+    stride = multiple = 16
+    rates = RATES
 
     def __init__(self, weights: str | Path, device: str | torch.device = "cpu", precision: str = "float32"):
         self.folder = find_weights(Path(weights))
@@ -253,17 +257,9 @@ def find_weights(folder: Path) -> Path:
 
 def load_network(network: nn.Module, path: Path) -> None:
     """Fills a network from one file of the reference software: a state dict with an integer `epoch` beside it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state.pop("epoch", None)
-        network.load_state_dict(state)
-    except FileNotFoundError as error:
-        raise LatentFaceError(f"{path}: missing; copy it from the JPEG AI reference software") from error
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
-        raise LatentFaceError(
-            f"{path}: no weights of a JPEG AI BOP network (cut short, a Git LFS pointer, or another operating point?); "
-            "get the file anew"
-        ) from error
+    state = read_state(path, ORIGIN)
+    state.pop("epoch", None)
+    fill(network, state, path, ORIGIN)
 
 
 def _check_rate(rate: int) -> None:
@@ -307,4 +303,5 @@ def _latent(rgb: np.ndarray, array: np.ndarray, rate: int, model_index: int, ste
         pad_right=-width % JpegAiCodec.stride,
         pad_bottom=-height % JpegAiCodec.stride,
         stride=JpegAiCodec.stride,
+        bpp_from=ZERO_ORDER,
     )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentface.codecs.base import Codec, Latent, check_latent, check_rgb
+from latentface.codecs.base import UNCODED, Codec, Latent, check_latent, check_rgb
 
 ORIGINAL = 0  # the rate of a picture that was never coded
 
@@ -20,7 +20,8 @@ class PixelCodec:
     """The picture itself: [3, H, W], uint8, at 24 bits per pixel."""
 
     name = "pixels"
-    stride = 1
+    stride = multiple = 1
+    rates: tuple[int, ...] = (ORIGINAL,)
 
     def encode(self, rgb: np.ndarray, rate: int = ORIGINAL) -> Latent:
         """See `Codec.encode`; `rate` is only a name."""
@@ -32,7 +33,10 @@ class PixelCodec:
         height, width = rgb.shape[:2]
         bpp = 24.0 * height * width / (pixels or height * width)
         array = np.ascontiguousarray(rgb.transpose(2, 0, 1))
-        return [Latent(array, self.name, rate, None, 1.0, bpp, width, height, exact=True, stride=1) for rate in rates]
+        return [
+            Latent(array, self.name, rate, None, 1.0, bpp, width, height, exact=True, stride=1, bpp_from=UNCODED)
+            for rate in rates
+        ]
 
     def usual_model(self, rate: int) -> int | None:
         """See `Codec.usual_model`."""
@@ -49,6 +53,7 @@ class DecodedCodec(PixelCodec):
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
+        self.rates = codec.rates
 
     def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
         """See `Codec.encode_rates`."""
@@ -58,6 +63,7 @@ class DecodedCodec(PixelCodec):
                 PixelCodec().encode(self.codec.decode(latent), latent.rate),
                 model_index=latent.model_index,
                 bpp=latent.bpp,
+                bpp_from=latent.bpp_from,
                 exact=latent.exact,
             )
             for latent in coded

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentface.codecs import PRECISIONS, open_codec
-from latentface.codecs.base import RATES, Codec
-from latentface.codecs.pixels import ORIGINAL, DecodedCodec
+from latentface.codecs import CODECS, PRECISIONS, VmSettings, open_codec
+from latentface.codecs.base import Codec
+from latentface.codecs.pixels import DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
@@ -40,6 +40,7 @@ from latentface.progress import progress
 
 FITS = ("pad", "stretch")
 NAMED = 3  # how many names a note gives
+TRIAL = 64  # side of a picture that shows what a codec gives, pixels
 
 Say = Callable[[str], None]
 
@@ -51,10 +52,14 @@ class EncodeConfig:
     images: str = option(help="folder of photographs, searched with all folders below it")
     out: str = option(help="split to write, for example ROOT/train")
     labels: str | None = option(None, "label file in pixels of the photographs; without it all photographs are encoded")
-    codec: str = option("dct", "dct, jpegai, or pixels: the pictures themselves, uncoded")
+    codec: str = option("dct", f"{', '.join(CODECS[:-1])}, or pixels: the pictures themselves, uncoded")
     codec_weights: str | None = option(None, "folder of the codec's networks")
     device: str = option("cpu", "where the codec's networks run: cpu or cuda")
-    rates: tuple[int, ...] = option(RATES, "target bits per pixel x 100; each gives one latent_<rate>.npy")
+    rates: tuple[int, ...] = option(
+        (),
+        "target bits per pixel x 100, of CompressAI's codecs the quality; each gives one latent_<rate>.npy; empty: all "
+        "of the codec's (dct, jpegai: 12 25 50 75 100)",
+    )
     size: int = option(640, "side of the coded picture, pixels")
     fit: str = option("pad", "keep the shape and pad with grey, or stretch to the square", choices=FITS)
     crops: int = option(0, "random square crops per photograph, besides the whole of it")
@@ -69,18 +74,25 @@ class EncodeConfig:
     limit: int | None = option(None, "only the first photographs, sorted by name")
     decoded: bool = option(False, "write the decoded pictures in place of the latents: for detectors of pixels")
     dtype: str = option("float32", "of the files; uint8 is for pixels", choices=("float32", "float16", "uint8"))
+    vm: str | None = option(None, "checkout of the JPEG AI reference software, for jpegai-vm")
+    python: str | None = option(None, "Python of the environment that this software was installed into")
+    vm_profile: str = option("auto", "its profile, e.g. high; auto: the base operating point's, main or base")
+    vm_timeout: float = option(600.0, "seconds that one of its commands may take; it runs two for each latent")
     precision: str = option(
         "float32", "of the codec's networks (jpegai); bfloat16: faster, values are about 2 % off, for training sets",
         choices=PRECISIONS,
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        if self.codec == "pixels" and self.rates == RATES:  # nothing is coded: one copy is enough
-            self.rates = (ORIGINAL,)
+    @property
+    def vm_settings(self) -> VmSettings:
+        """Of jpegai-vm."""
+        return VmSettings(self.vm, self.python, self.vm_profile, self.vm_timeout)
 
     def recorded(self) -> dict[str, Any]:
         """The settings that all rows of a manifest share."""
-        names = ("codec", "size", "fit", "seed", "dtype", "precision", "decoded")
+        names = ["codec", "size", "fit", "seed", "dtype", "precision", "decoded"]
+        if self.codec == "jpegai-vm":
+            names.append("vm_profile")
         return {name: getattr(self, name) for name in names} | {"crop_range": list(self.crop_range)}
 
 
@@ -106,24 +118,29 @@ def encode(
     start = time.monotonic()
     _check(config)
     codec_factory = codec_factory or partial(_open, config=config)
+    codec: Codec | None
     codec = codec_factory(config.codec, config.codec_weights)
+    config = _with_rates(config, codec)
     file_bytes = _file_bytes(codec, config)
     labels = read_labels(config.labels) if config.labels else None
     sources = _sources(config, labels, say)
     with sole_writer(make_folder(config.out, "--out"), "--out"):
         tree = Tree(config, file_bytes)
         tasks = list(tree.tasks(sources.found))
-        tree.open()
+        tree.split.open()
         skipped: list[str] = []
         written = 0
-        with closing(run_tasks(config, codec_factory, codec, tasks, config.workers or cores())) as outcomes:
+        workers = min(config.workers or cores(), len(tasks))
+        if workers > 1:
+            codec = None  # each worker opens its own
+        with closing(run_tasks(config, codec_factory, codec, tasks, workers)) as outcomes:
             for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
-                tree.add(outcome.rows)
+                tree.split.add(outcome.rows)
                 written += len(outcome.rows)
                 if outcome.problem:
                     skipped.append(outcome.problem)
                     say(f"skipped {outcome.problem}")
-        tree.close(labels)
+        tree.split.close(labels)
     return replace(
         tree.summary(sources.found),
         written=written,
@@ -135,17 +152,16 @@ def encode(
 
 
 def _open(name: str, weights: str | None, config: EncodeConfig) -> Codec:
-    codec = open_codec(name, weights, config.device, config.precision)
+    codec = open_codec(name, weights, config.device, config.precision, config.vm_settings)
     return DecodedCodec(codec) if config.decoded else codec
 
 
 def _check(config: EncodeConfig) -> None:
     problems = {
-        "--rates has to name each rate once": len(set(config.rates)) != len(config.rates) or not config.rates,
+        "--rates has to name each rate once": len(set(config.rates)) != len(config.rates),
         "--size has to be 16 to 16384": not 16 <= config.size <= 16384,
         f"--fit has to be one of {', '.join(FITS)}": config.fit not in FITS,
         "--crops, --seed and --workers cannot be negative": min(config.crops, config.seed, config.workers) < 0,
-        f"--rates_per_view has to be 0 to {len(config.rates)}": not 0 <= config.rates_per_view <= len(config.rates),
         "--crop_range has to be two shares, the first above 0 and not above the second, at most 4": len(
             config.crop_range
         )
@@ -165,11 +181,19 @@ def _check(config: EncodeConfig) -> None:
         raise LatentFaceError(f"--labels {config.labels} would be overwritten; give another --out")
 
 
+def _with_rates(config: EncodeConfig, codec: Codec) -> EncodeConfig:
+    """Without `--rates`, those of the codec."""
+    config = replace(config, rates=config.rates or codec.rates)
+    if not 0 <= config.rates_per_view <= len(config.rates):
+        raise LatentFaceError(f"--rates_per_view has to be 0 to {len(config.rates)}")
+    return config
+
+
 def _file_bytes(codec: Codec, config: EncodeConfig) -> dict[int, int]:
     """Array bytes of a latent by rate; the trial also lets the codec refuse a rate before any work."""
-    if config.size % codec.stride:
-        raise LatentFaceError(f"--size {config.size} is no multiple of {codec.stride}, the cell of {codec.name}")
-    trial = np.full((4 * codec.stride, 4 * codec.stride, 3), 128, np.uint8)
+    if config.size % codec.multiple:
+        raise LatentFaceError(f"--size {config.size} is no multiple of {codec.multiple}, as {codec.name} needs it")
+    trial = np.random.default_rng(0).integers(0, 256, (TRIAL, TRIAL, 3), dtype=np.uint8)
     cell_bytes = (config.size // codec.stride) ** 2 * np.dtype(config.dtype).itemsize
     latents = codec.encode_rates(trial, config.rates)
     return {rate: latent.array.shape[0] * cell_bytes for rate, latent in zip(config.rates, latents, strict=True)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -20,11 +19,12 @@ import cv2
 import numpy as np
 import torch
 
-from latentface.codecs.base import Codec, Latent
+from latentface.codecs.base import Codec
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.pictures import crop_row, read_picture, render, whole_row
-from latentface.errors import LatentFaceError
-from latentface.files import make_folder, replacing
+from latentface.data.stores import save_latent
+from latentface.errors import LatentFaceError, PictureError
+from latentface.files import make_folder
 from latentface.machine import keep_memory, no_interrupt
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Rows of what was written, or why the photograph cannot be read."""
+    """Rows of what was written, and why the photograph cannot be read or a codec fails on it."""
 
     rows: list[ManifestRow]
     problem: str | None = None
@@ -71,17 +71,23 @@ class PictureEncoder:
             rgb = read_picture(task.path)
         except LatentFaceError as error:
             return Outcome([], str(error))
-        return Outcome([self.view(rgb, task.name, view) for view in task.views])
+        rows: list[ManifestRow] = []
+        try:
+            for view in task.views:
+                rows.append(self.view(rgb, task.name, view))
+        except PictureError as error:
+            return Outcome(rows, f"{task.path}: {error}")
+        return Outcome(rows)
 
     def view(self, rgb: np.ndarray, name: str, view: View) -> ManifestRow:
         row = self.place(rgb, name, view.crop)
         folder = Path(self.config.out) / "latent" / row.base
-        make_folder(folder, "--out")
+        make_folder(folder, "--out", within=self.config.out)
         content = row.content_width * row.content_height  # what bits per pixel are counted on
         latents = self.codec.encode_rates(render(rgb, row), view.rates, content)
         for rate, latent in zip(view.rates, latents, strict=True):
             save_latent(folder / f"latent_{rate}.npy", latent.array, self.config.dtype)
-        entries = {rate: entry_of(latent) for rate, latent in zip(view.rates, latents, strict=True)}
+        entries = {rate: LatentEntry.of(latent) for rate, latent in zip(view.rates, latents, strict=True)}
         return replace(row, latents=entries, encoder=self.config.recorded())
 
     def place(self, rgb: np.ndarray, name: str, crop: int | None) -> ManifestRow:
@@ -92,28 +98,11 @@ class PictureEncoder:
         return crop_row(name, width, height, size, stride, self.config.seed, crop, self.config.crop_range)
 
 
-def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
-    """Writes [C, h, w] as `.npy`, complete or not at all."""
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(array, dtype=dtype)
-    if not np.isfinite(stored).all():
-        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
-    content = io.BytesIO()  # NumPy's own writing to a file does not say why a disk refused
-    np.save(content, stored, allow_pickle=False)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
-def entry_of(latent: Latent) -> LatentEntry:
-    return LatentEntry(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact)
-
-
 def run_tasks(
-    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec, tasks: list[Task], workers: int
+    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec | None, tasks: list[Task], workers: int
 ) -> Generator[Outcome, None, None]:
-    """Outcomes in the order in which they are ready; one worker works in this process with `codec`."""
-    workers = min(workers, len(tasks))
-    if workers > 1:
+    """Outcomes in the order in which they are ready; `codec` is for one worker, which works in this process."""
+    if codec is None:
         yield from _in_processes(config, codec_factory, tasks, workers)
         return
     keep_memory()

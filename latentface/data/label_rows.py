@@ -13,16 +13,19 @@ import numpy as np
 from latentface.errors import LatentFaceError
 from latentface.files import name_problem
 
-# Columns of a row -> places of box (4), landmarks (10) and invalid flag in the row with -1 and 0 appended.
+# Columns of a row -> places of box (4), landmarks (10), invalid flag and attributes (5) in the row with -1 and 0
+# appended.
 _TRIPLES = [4 + 3 * point + axis for point in range(5) for axis in (0, 1)]
-_LAYOUT = {
-    4: itemgetter(0, 1, 2, 3, *[4] * 10, 5),
-    10: itemgetter(0, 1, 2, 3, *[10] * 10, 7),
-    14: itemgetter(*range(14), 15),
-    19: itemgetter(0, 1, 2, 3, *_TRIPLES, 20),
-    20: itemgetter(0, 1, 2, 3, *_TRIPLES, 21),
-    21: itemgetter(0, 1, 2, 3, *_TRIPLES, 20),
+_PLACES = {
+    4: [0, 1, 2, 3, *[4] * 10, 5, *[4] * 5],
+    10: [0, 1, 2, 3, *[10] * 10, 7, 4, 5, 6, 8, 9],
+    14: [*range(14), 15, *[14] * 5],
+    19: [0, 1, 2, 3, *_TRIPLES, 20, *[19] * 5],
+    20: [0, 1, 2, 3, *_TRIPLES, 21, *[20] * 5],
+    21: [0, 1, 2, 3, *_TRIPLES, 20, *[21] * 5],
 }
+_LAYOUT = {columns: itemgetter(*places) for columns, places in _PLACES.items()}
+WIDTH = 20  # of `Rows.table`
 _LARGEST = 1e8  # for the sum of a row's absolute values; far beyond any picture
 
 
@@ -31,7 +34,8 @@ class Rows(NamedTuple):
 
     name: str
     line: int
-    table: np.ndarray  # [N, 15] float64: x y w h, five landmarks x y (-1 -1: unknown), invalid
+    table: np.ndarray  # [N, 20] float64: x y w h, five landmarks x y (-1 -1: unknown), invalid, attributes (or -1)
+    lines: tuple[int, ...]  # of the rows
 
 
 def read_rows(path: Path) -> Iterator[Rows]:
@@ -60,12 +64,14 @@ class _Reader:
             self.fail(number, f"{name!r} cannot be used as a picture's name: {problem}")
         self.at += 1
         count = self.count()
+        first = self.at
         rows = self.rows(hashed, sys.maxsize if count is None else count)
+        lines = tuple(line_number for line_number, _ in self.lines[first : self.at])
         if count is not None and len(rows) < count:
             self.fail(self.count_line, f"the count says {count} faces, but {len(rows)} rows follow; correct the count")
         if count == 0:
             self.skip_zeros()
-        return Rows(name, number, np.array(rows, np.float64).reshape(-1, 15))
+        return Rows(name, number, np.array(rows, np.float64).reshape(-1, WIDTH), lines)
 
     def count(self) -> int | None:
         """The optional number of rows below a header; it is only ever compared, so any size will do."""
@@ -149,8 +155,8 @@ def _mostly_numbers(columns: list[str]) -> bool:
 
 
 def wider_lines(name: str, table: np.ndarray) -> list[str]:
-    """A picture as name, count and WIDER FACE rows; landmarks have no place there."""
-    rows = [f"{x:.2f} {y:.2f} {w:.2f} {h:.2f} 0 0 0 {invalid:.0f} 0 0" for x, y, w, h, *_, invalid in table.tolist()]
+    """A picture as name, count and WIDER FACE rows; landmarks have no place there, unknown attributes become 0."""
+    rows = [_wider_row(row) for row in table.tolist()]
     plain = not name.startswith("#") and not _mostly_numbers(name.split())
     return [name if plain else f"# {name}", str(len(rows)), *(rows or ["0 0 0 0 0 0 0 0 0 0"])]
 
@@ -158,6 +164,12 @@ def wider_lines(name: str, table: np.ndarray) -> list[str]:
 def retinaface_lines(name: str, table: np.ndarray) -> list[str]:
     """A picture as `# name` and RetinaFace rows, with a 21st column for the faces flagged invalid."""
     return [f"# {name}", *map(_retinaface_row, table.tolist())]
+
+
+def _wider_row(row: list[float]) -> str:
+    blur, expression, illumination, occlusion, pose = (max(0, round(value)) for value in row[15:])
+    sides = " ".join(f"{side:.2f}" for side in row[:4])
+    return f"{sides} {blur} {expression} {illumination} {row[14]:.0f} {occlusion} {pose}"
 
 
 def _retinaface_row(row: list[float]) -> str:

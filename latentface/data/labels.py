@@ -20,6 +20,7 @@ without width or height are dropped when read and counted in `dropped`; those th
 are until `clip_labels` is told the frame. Negative sides are dropped likewise in rows of 10 and 19 to 21 columns, as
 the official WIDER FACE validation file has one; in rows of 4 and 14 they are an error.
 
+Attributes of WIDER FACE rows are kept and written again; our own files of that form have 0 where nobody knows them.
 `write_labels` puts the invalid flag of a face with landmarks into column 21, because 20 columns have no room for it:
 readers that take columns by position see an ordinary row, and the flag does not get lost.
 """
@@ -38,6 +39,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem, replacing
 
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]  # left and right change places
+ATTRIBUTES = ("blur", "expression", "illumination", "occlusion", "pose")  # of WIDER FACE rows, 0: none of it
 VISIBLE_SHARE = 0.3  # of a box whose centre a crop cut off: above it the rest is ignored, below it is background
 
 
@@ -51,6 +53,7 @@ class PictureLabels:
     ignore: np.ndarray  # [N] bool: neither face nor background
     line: int = 0  # where the picture starts in its file
     dropped: int = 0  # boxes left out because nothing of them can be seen
+    attributes: np.ndarray | None = None  # [N, 5] int8, see ATTRIBUTES; None: the rows have no place for them
 
     @property
     def base(self) -> str:
@@ -65,6 +68,7 @@ class PictureLabels:
             landmarks=self.landmarks[wanted],
             ignore=self.ignore[wanted],
             dropped=self.dropped + int((~wanted).sum()),
+            attributes=None if self.attributes is None else self.attributes[wanted],
         )
 
     def shifted(self, right: float, down: float) -> PictureLabels:
@@ -79,7 +83,7 @@ def read_labels(path: str | Path) -> dict[str, PictureLabels]:
     """
     found: dict[str, PictureLabels] = {}
     for rows in read_rows(Path(path)):
-        picture = _from_rows(rows)
+        picture = labels_of(rows)
         first = found.setdefault(picture.base, picture)
         if first is not picture:
             raise LatentFaceError(
@@ -105,7 +109,8 @@ def write_labels(path: str | Path, labels: Iterable[PictureLabels]) -> None:
             file.writelines(f"{line}\n" for line in lines_of(picture.name, _table(picture)))
 
 
-def _from_rows(rows: Rows) -> PictureLabels:
+def labels_of(rows: Rows) -> PictureLabels:
+    """A picture of the file with the boxes that have an area."""
     table = rows.table[(rows.table[:, 2:4] > 0).all(axis=1)]
     landmarks = table[:, 4:14].reshape(-1, 5, 2)
     landmarks[(landmarks == -1).all(axis=2)] = np.nan
@@ -116,15 +121,22 @@ def _from_rows(rows: Rows) -> PictureLabels:
         ignore=table[:, 14] != 0,
         line=rows.line,
         dropped=len(rows.table) - len(table),
+        attributes=_attributes(table[:, 15:]),
     )
 
 
+def _attributes(columns: np.ndarray) -> np.ndarray | None:
+    return np.minimum(columns, 127).astype(np.int8) if len(columns) and (columns >= 0).all() else None
+
+
 def _table(labels: PictureLabels) -> np.ndarray:
-    """[N, 15] of `Rows`. Corners are rounded before the sides are taken: a second round trip changes nothing."""
+    """[N, 20] of `Rows`. Corners are rounded before the sides are taken: a second round trip changes nothing."""
     corners = np.round(labels.boxes.astype(np.float64), 2) + 0.0  # no -0.00
     landmarks = np.round(labels.landmarks.astype(np.float64), 2) + 0.0
     landmarks[~np.isfinite(landmarks).all(axis=2)] = -1
-    return np.concatenate([xyxy_to_xywh(corners), landmarks.reshape(-1, 10), labels.ignore[:, None]], axis=1)
+    attributes = np.full((len(corners), len(ATTRIBUTES)), -1) if labels.attributes is None else labels.attributes
+    parts = [xyxy_to_xywh(corners), landmarks.reshape(-1, 10), labels.ignore[:, None], attributes]
+    return np.concatenate(parts, axis=1)
 
 
 def clip_labels(labels: PictureLabels, width: float, height: float) -> PictureLabels:

@@ -3,6 +3,7 @@
     ROOT/train/latent/<picture>/latent_75.npy     [256, 40, 40] for a 640x640 picture, one file per rate
     ROOT/train/labels.txt                         or ROOT/train/latent/labels.txt
     ROOT/train/latents.jsonl                      the encoder's manifest, where there is one
+    ROOT/train/exclude.txt                        pictures to leave out, see `exclusions.py`
 
 A directory and a label belong together by equal base name. Labels are in picture pixels (stride x latent size) unless
 the manifest, `label_frame` with `image_sizes`, or `image_dir` says otherwise. Boxes are clipped to the picture; what
@@ -22,13 +23,14 @@ from torch.utils.data import Dataset
 
 from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.data.batches import LatentSample, SampleKey
+from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
 from latentface.data.pictures import find_pictures, read_picture, render
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
-from latentface.files import base_name
+from latentface.files import base_name, refuse_link_outside
 
 DEFAULT_STRIDE = 16
 
@@ -68,6 +70,12 @@ class NestedLatentWiderFaceDataset(Dataset):
         self.store = open_store(self.latent_dir)
         labels = read_labels(self.label_file)
         names = self.store.names()
+        if excluded := read_exclusions(self.store.split):
+            self.notes += exclusion_notes(self.store.split, excluded, {*names, *labels})
+            if names and excluded.keys() >= set(names):
+                raise LatentFaceError(f"{self.store.split / EXCLUDE_NAME}: leaves out every picture; remove lines")
+            names = [name for name in names if name not in excluded]
+            labels = {name: picture for name, picture in labels.items() if name not in excluded}
         self._report_strays(labels.keys(), names)
         rows = self._manifest()
         pairs = [Picture(name, labels[name], rows.get(name)) for name in names if name in labels]
@@ -85,6 +93,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         if len(strides) > 1:
             raise LatentFaceError(f"{self.latent_dir}: latents of strides {sorted(strides)}: keep one stride per set")
         self.stride = strides.pop() if strides else self.store.stride or self.stride
+        self._note_dropped()
         self._note_wrong_frame()
         self._photographs = self._find_photographs(self.photographs) if self.photographs else {}
 
@@ -131,7 +140,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
-        rgb = self._rgb(picture) if self._photographs else None
+        rgb = self._rgb(picture, rate, array.shape) if self._photographs else None
         if generator is not None and self.crop:
             array, labels, rgb = self._crop(array, labels, rgb, generator)
         if not self.store.checked:
@@ -149,6 +158,11 @@ class NestedLatentWiderFaceDataset(Dataset):
             place = self.store.place(picture.name, rate)
             raise LatentFaceError(f"{place}: NaN or infinite values; write this latent again or remove its folder")
         return array
+
+    def labels_of(self, picture: Picture) -> PictureLabels:
+        """The labels that go with a picture's whole latent: picture pixels, clipped; no values are read."""
+        _, rows, columns = self.store.shape(picture.name, self.rates_of(picture)[0])
+        return self._labels(picture, rows, columns)
 
     def _labels(self, picture: Picture, rows: int, columns: int) -> PictureLabels:
         """The picture's labels in picture pixels, clipped to it."""
@@ -178,10 +192,18 @@ class NestedLatentWiderFaceDataset(Dataset):
                 raise LatentFaceError(f"{folder}: no photograph of {picture.name} in it")
         return files
 
-    def _rgb(self, picture: Picture) -> np.ndarray:
-        """What was encoded: uint8 [H, W, 3]."""
+    def _rgb(self, picture: Picture, rate: int, shape: tuple[int, ...]) -> np.ndarray:
+        """What was encoded: uint8 [H, W, 3]. `shape` is that of the latent."""
         assert picture.row is not None  # `_find_photographs` has looked
+        picture.row.check_cells(shape, self.store.place(picture.name, rate))
         return render(read_picture(self._photographs[source_base(picture.row)]), picture.row)
+
+    def _note_dropped(self) -> None:
+        """Boxes that no prior could be matched with: an infinite loss in software that lets them pass."""
+        dropped = [(picture.labels.dropped, picture.name) for picture in self.pictures if picture.labels.dropped]
+        if dropped:
+            boxes = sum(count for count, _ in dropped)
+            self.notes.append(f"{boxes} boxes without width or height are left out, the first of {dropped[0][1]}")
 
     def _note_wrong_frame(self, sample: int = 100) -> None:
         """Labels of the photographs beside latents of resized pictures are the commonest mistake of all."""
@@ -200,6 +222,7 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     def _manifest(self) -> dict[str, ManifestRow]:
         path = self.store.split / MANIFEST_NAME
+        refuse_link_outside(path, path.parent)
         return read_manifest(path) if path.is_file() else {}
 
     def _report_strays(self, labels: Iterable[str], names: list[str]) -> None:

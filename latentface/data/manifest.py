@@ -5,7 +5,8 @@ One JSON object per line and picture; of two lines for one name the later counts
 | key | meaning |
 |---|---|
 | `name` | as in the label file; its base name is the latents' directory |
-| `latents` | by rate (`"75"`): `codec`, `model_index` or null, quantisation `step` or null, `bpp`, `exact` |
+| `latents` | by rate (`"75"`): `codec`, `model_index` or null, quantisation `step` or null, `bpp` or null, `exact`, |
+| | and `bpp_from`, where the bits were counted: `bitstream`, `entropy model`, `zero-order entropy`; may be missing |
 | `stride` | picture pixels per cell |
 | `source_width`, `source_height` | the photograph, pixels, after its EXIF orientation |
 | `scale_x`, `scale_y` | picture pixels per source pixel |
@@ -29,11 +30,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from latentface.codecs.base import Latent
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, name_problem, replacing, unwritable
+from latentface.files import base_name, name_problem, parse_json, replacing, unwritable
 
 MANIFEST_NAME = "latents.jsonl"
 REMEDY = "run the same encode command again"
+LARGEST = 1 << 20  # pixels a side, and any other whole number: far beyond what there is
+LARGEST_PICTURE = 16384  # side of a coded picture, pixels, the largest that the encoder makes
 
 Value = TypeVar("Value")
 
@@ -45,8 +49,14 @@ class LatentEntry:
     codec: str
     model_index: int | None
     step: float | None
-    bpp: float
+    bpp: float | None
     exact: bool
+    bpp_from: str = ""  # see `codecs.base`; empty: unknown
+
+    @classmethod
+    def of(cls, latent: Latent) -> LatentEntry:
+        """Of a latent that a codec has just made."""
+        return cls(latent.codec, latent.model_index, latent.step, latent.bpp, latent.exact, latent.bpp_from)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,19 @@ class ManifestRow:
     def part(self) -> tuple[int, int, int, int]:
         """What was coded of the photograph: x, y, width, height, source pixels."""
         return self.crop or (0, 0, self.source_width, self.source_height)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of a latent of this picture."""
+        height, width = self.content_height + self.pad_bottom, self.content_width + self.pad_right
+        return -(-height // self.stride), -(-width // self.stride)
+
+    def check_cells(self, shape: tuple[int, ...], where: str) -> None:
+        """Raises LatentFaceError unless a latent [C, h, w] is of this picture."""
+        if shape[1:] != self.cells:
+            raise LatentFaceError(
+                f"{where}: {shape[1]}x{shape[2]} cells, by the manifest {self.cells[0]}x{self.cells[1]}; {REMEDY}"
+            )
 
     @property
     def content_width(self) -> int:
@@ -133,6 +156,12 @@ def _line(row: ManifestRow) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
+def manifest_lines(path: Path) -> dict[str, int]:
+    """Base name -> its line in a manifest that `read_manifest` accepts."""
+    with path.open("rb") as file:
+        return {base_name(json.loads(line)["name"]): number for number, line in enumerate(file, 1) if line.strip()}
+
+
 def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
     """Rows by base name, and the number of the last line if it is cut short."""
     try:
@@ -145,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
             continue
         try:
             row = _row(line)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines):  # no line end behind it
                 return rows, number
             raise LatentFaceError(f"{path}:{number}: {error}; remove the line and {REMEDY}") from error
@@ -158,11 +187,11 @@ def _read(path: Path) -> tuple[dict[str, ManifestRow], int | None]:
 def _row(line: bytes) -> ManifestRow:
     """One line -> row; ValueError with the reason for anything else."""
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg})") from error
+    except ValueError as error:
+        raise ValueError(f"not JSON ({getattr(error, 'msg', error)})") from error
     take = _Fields(values)
     row = ManifestRow(
         name=take("name", _text),
@@ -177,11 +206,24 @@ def _row(line: bytes) -> ManifestRow:
         crop=take("crop", _optional(_box)),
         mirrored=take("mirrored", _boolean),
         label_frame=take("label_frame", _frame),
-        encoder=_object(values.get("encoder", {})),
+        encoder=_settings(values.get("encoder", {})),
     )
     if problem := name_problem(row.name):
         raise ValueError(f"{row.name!r} cannot be used as a name: {problem}")
+    _check_frame(row)
     return row
+
+
+def _check_frame(row: ManifestRow) -> None:
+    """ValueError unless the part lies in the photograph, and the picture has a size that an encoder can have made."""
+    x, y, width, height = row.part
+    if x + width > row.source_width or y + height > row.source_height:
+        raise ValueError(f"'crop': reaches out of a photograph of {row.source_width}x{row.source_height}")
+    for content, padding in ((row.content_width, row.pad_right), (row.content_height, row.pad_bottom)):
+        if content < 1 or content + padding > LARGEST_PICTURE:
+            raise ValueError(
+                f"a picture of {content} pixels and {padding} of padding a side; there are 1 to {LARGEST_PICTURE}"
+            )
 
 
 class _Fields:
@@ -205,8 +247,9 @@ def _entry(values: Any) -> LatentEntry:
         codec=take("codec", _text),
         model_index=take("model_index", _optional(_natural)),
         step=take("step", _optional(_positive)),
-        bpp=take("bpp", _number),
+        bpp=take("bpp", _optional(_number)),
         exact=take("exact", _boolean),
+        bpp_from=_text(values.get("bpp_from", "")),
     )
 
 
@@ -234,13 +277,19 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _settings(value: Any) -> dict[str, Any]:
+    """Anything that can be written again: numbers too large for a float cannot."""
+    json.dumps(value, allow_nan=False)
+    return _object(value)
+
+
 def _natural(value: Any) -> int:
-    _demand(type(value) is int and value >= 0, value, "a whole number")
+    _demand(type(value) is int and 0 <= value <= LARGEST, value, f"a whole number up to {LARGEST}")
     return value
 
 
 def _positive_integer(value: Any) -> int:
-    _demand(type(value) is int and value > 0, value, "a whole number above 0")
+    _demand(type(value) is int and 0 < value <= LARGEST, value, f"a whole number from 1 to {LARGEST}")
     return value
 
 

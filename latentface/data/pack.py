@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
 from latentface.data.pack_values import Quantiser, Spread, measure_spread, plan_quantiser
 from latentface.data.pack_verify import verify
@@ -87,7 +89,7 @@ def run(config: PackConfig) -> int:
     with sole_writer(out, "--out"):
         _refuse_without_room(out, splits, plans)
         for name, split in splits.items():
-            _pack_split(split, make_folder(out / name, "--out"), *plans[name])
+            _pack_split(split, make_folder(out / name, "--out", within=out), *plans[name])
     print(f"{out}: give it as --dataset_root in place of {root}")
     return 0
 
@@ -105,7 +107,10 @@ def _open_split(folder: Path, config: PackConfig) -> Split:
         raise LatentFaceError(f"{latent_dir}: no such folder; name splits of {config.root} with --splits")
     store = TreeStore(latent_dir)
     rates = tuple(sorted(config.rates or available_rates(latent_dir)))
-    keys = [(name, rate) for name in store.names() for rate in rates if store.has(name, rate)]
+    names, excluded = store.names(), read_exclusions(folder)
+    for note in exclusion_notes(folder, excluded, set(names)):
+        print(f"note: {note}")
+    keys = [(n, rate) for n in names if n not in excluded for rate in rates if store.has(n, rate)]
     if not keys:
         raise LatentFaceError(f"{latent_dir}: no latent of rate {', '.join(map(str, rates)) or 'any'} in it")
     manifest = folder / MANIFEST_NAME
@@ -150,8 +155,11 @@ def _stored(
 
 
 def _bytes(split: Split, quantiser: Quantiser) -> int:
-    """Of all latents, taking the first for all."""
-    return int(np.prod(split.store.shape(*split.keys[0]))) * quantiser.itemsize * len(split.keys)
+    """Of all latents, taking the first of each group for all of it."""
+    first: dict[str, Key] = {}
+    members = Counter(split.group(key) for key in split.keys if first.setdefault(split.group(key), key))
+    values = sum(count * int(np.prod(split.store.shape(*first[group]))) for group, count in members.items())
+    return values * quantiser.itemsize
 
 
 def _refuse_without_room(
@@ -198,7 +206,7 @@ def _pack_split(split: Split, folder: Path, quantiser: Quantiser, spreads: dict[
             _kept_error(path, fingerprint) or _write_shard(path, split, keys, quantiser, spreads, fingerprint)
         )
         shards.append(Shard(path.name, len(keys), path.stat().st_size, sha256(path)))
-    for source in (split.labels, split.store.split / MANIFEST_NAME):
+    for source in (split.labels, split.store.split / MANIFEST_NAME, split.store.split / EXCLUDE_NAME):
         if source.is_file():
             with replacing(folder / source.name) as temporary:
                 shutil.copyfile(source, temporary)

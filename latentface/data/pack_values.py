@@ -13,6 +13,7 @@ from latentface.errors import LatentFaceError
 LEVELS = 127  # int8 is used from -127 to 127, so that a sign flip stays in range
 MARGIN = 1.1  # of the range seen in the sample
 FLOAT16_LARGEST = 65504.0
+SMALLEST_STEP = float(np.finfo(np.float32).tiny)  # a range that would need a smaller one counts as none
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def plan_quantiser(dtype: str, spreads: dict[str, Spread]) -> Quantiser:
     scale, offset = {}, {}
     for group, spread in spreads.items():
         half = (spread.high - spread.low) / 2 * MARGIN
-        width = np.where(half > 0, half, 1.0) / LEVELS
+        width = np.where(half > LEVELS * SMALLEST_STEP, half, 1.0) / LEVELS
         scale[group] = width.astype(np.float32)
         offset[group] = ((spread.high + spread.low) / 2).astype(np.float32)
     return Quantiser(dtype, scale, offset)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentface.data.manifest import MANIFEST_NAME, read_manifest
+from latentface.data.manifest import LARGEST, MANIFEST_NAME, read_manifest
 from latentface.data.stores import PACK_NAME, StoredLatent
 from latentface.errors import LatentFaceError
+from latentface.files import name_problem, parse_json, refuse_link_outside
 
 FORMAT = "latentface-pack/1"
 DTYPES = ("float16", "int8", "float32")
@@ -62,22 +64,32 @@ def read_info(split: Path) -> PackInfo:
     """Reads `split/pack.json`; raises LatentFaceError for anything that it could not have written itself."""
     path = split / PACK_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
         shards = tuple(Shard(**shard) for shard in values.pop("shards"))
         info = PackInfo(**(values | {"rates": tuple(values["rates"])}), shards=shards)
-        if info.dtype not in DTYPES or not all(isinstance(rate, int) for rate in info.rates):
-            raise ValueError("no known dtype")
-        for shard in shards:
-            if Path(shard.file).name != shard.file:
-                raise ValueError(f"{shard.file!r} leaves the folder")
-        tables = [np.asarray(table, np.float32) for group in (info.scale, info.offset) for table in group.values()]
-        if not all(table.ndim == 1 and np.isfinite(table).all() for table in tables):
-            raise ValueError("a table of scales is wrong")
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _check(info)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
     return info
+
+
+def _check(info: PackInfo) -> None:
+    """ValueError for what packing would not have written."""
+    if info.dtype not in DTYPES:
+        raise ValueError("no known dtype")
+    numbers = [*info.rates, *([] if info.stride is None else [info.stride])]
+    if not all(type(number) is int and 0 <= number <= LARGEST for number in numbers) or info.stride == 0:
+        raise ValueError("a rate or stride is no whole number")
+    for shard in info.shards:
+        if re.split(r"[/\\]", shard.file) != [shard.file] or name_problem(shard.file):
+            raise ValueError(f"{shard.file!r} leaves the folder")
+    if info.scale.keys() != info.offset.keys() or bool(info.scale) != (info.dtype == "int8"):
+        raise ValueError("tables of scales are missing, or not wanted")
+    tables = [np.asarray(table, np.float32) for group in (info.scale, info.offset) for table in group.values()]
+    if not all(table.ndim == 1 and len(table) == len(tables[0]) and np.isfinite(table).all() for table in tables):
+        raise ValueError("a table of scales is wrong")
 
 
 def tensor_name(picture: str, rate: int) -> str:
@@ -95,6 +107,9 @@ def open_shard(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
+        refuse_link_outside(path, path.parent)
+        if not path.is_file():
+            raise FileNotFoundError(path)
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise LatentFaceError(f"{path}: missing or damaged; {REMEDY}") from error
@@ -127,7 +142,7 @@ class PackedStore:
         self._views: dict[str, np.ndarray] = {}
         self._shard_of: dict[str, int] = {}
         for number in range(len(self.info.shards)):
-            self._shard_of.update(dict.fromkeys(self._open(number).keys(), number))
+            self._shard_of.update(dict.fromkeys(map(self._known, self._open(number).keys()), number))
         self._handles.clear()  # before other processes are forked off
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,8 +158,10 @@ class PackedStore:
 
     def shape(self, name: str, rate: int) -> tuple[int, int, int]:
         """See `LatentStore.shape`."""
-        rows, columns, channels = self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
-        return channels, rows, columns
+        shape = self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
+        if len(shape) != 3 or 0 in shape:
+            raise LatentFaceError(f"{self.place(name, rate)}: shape {shape}, expected [h, w, C]; {REMEDY}")
+        return shape[2], shape[0], shape[1]
 
     def read(self, name: str, rate: int) -> StoredLatent:
         """See `LatentStore.read`: a view of the file, nothing is copied."""
@@ -152,20 +169,39 @@ class PackedStore:
         self._refuse_changed(name, rate)
         array = self._views.get(key)
         if array is None:
-            array = self._shard(name, rate).get_tensor(key).numpy().transpose(2, 0, 1)
+            tensor = self._shard(name, rate).get_tensor(key)
+            if tensor.dim() != 3 or 0 in tensor.shape or str(tensor.dtype) != f"torch.{self.info.dtype}":
+                found = f"{tensor.dtype} {list(tensor.shape)}, expected {self.info.dtype} [h, w, C]"
+                raise LatentFaceError(f"{self.place(name, rate)}: {found}; {REMEDY}")
+            array = tensor.numpy().transpose(2, 0, 1)
             if len(self._views) < VIEWS_KEPT:
                 self._views[key] = array
         if not self._tables:
             return StoredLatent(array)
         row = self.rows.get(name)
         entry = row.latents.get(rate) if row else None
-        return StoredLatent(array, *self._tables[group_of(entry.model_index if entry else None, rate)])
+        group = group_of(entry.model_index if entry else None, rate)
+        if group not in self._tables or len(self._tables[group][0]) != len(array):
+            raise LatentFaceError(f"{self.place(name, rate)}: no scales for {len(array)} channels of {group}; {REMEDY}")
+        return StoredLatent(array, *self._tables[group])
+
+    def release(self) -> None:
+        """Closes the files, which are opened again when needed: mapped pages that were touched count as memory."""
+        self._handles.clear()
+        self._views.clear()
 
     def place(self, name: str, rate: int) -> str:
         """See `LatentStore.place`."""
         number = self._shard_of.get(tensor_name(name, rate))
         file = "no shard" if number is None else self.info.shards[number].file
         return f"{self.split}/{file}: {tensor_name(name, rate)}"
+
+    def _known(self, key: str) -> str:
+        """A name out of a shard that is one of a latent: `<picture>/latent_<rate>`."""
+        picture, _, latent = key.rpartition("/")
+        if name_problem(picture) or re.search(r"[/\\]", picture) or not re.fullmatch(r"latent_[0-9]{1,8}", latent):
+            raise LatentFaceError(f"{self.split}: {key!r} in a shard is no name of a latent; {REMEDY}")
+        return key
 
     def _refuse_changed(self, name: str, rate: int) -> None:
         """Touching a mapped page that its file no longer has would end the process without a word."""

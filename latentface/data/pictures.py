@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin  # noqa: F401  the plugins register themselves
 
 from latentface.data.manifest import ManifestRow
 from latentface.errors import LatentFaceError
-from latentface.files import PICTURE_SUFFIXES, base_name, split_suffix
+from latentface.files import PICTURE_SUFFIXES, base_name, refuse_link_outside, split_suffix
 
+# Pillow goes by the content, not by the suffix, and knows more: PostScript among them, which another program runs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 GREY = 128  # of padding, and behind transparent pixels
 CROP_RANGE = (0.3, 1.0)  # sides of random squares, of the short side: RetinaFace's
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from 89 megapixels on; over 179 it is an error
 _ORIENTATION = 0x0112  # EXIF; 5 to 8 exchange width and height
 
 
@@ -27,13 +31,16 @@ def find_pictures(folder: str | Path) -> list[Path]:
     if not Path(folder).is_dir():
         raise LatentFaceError(f"{folder}: no such folder of pictures")
     files = (Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(file for file in files if file.suffix.lower() in PICTURE_SUFFIXES)
+    for file in found:
+        refuse_link_outside(file, Path(folder))
+    return found
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Width and height as displayed (EXIF orientation applied), out of the file's header."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else (image.width, image.height)
     except Exception as error:  # the decoders raise whatever comes to them on a damaged file
@@ -43,10 +50,16 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 def read_picture(path: str | Path) -> np.ndarray:
     """Any picture file -> uint8 [H, W, 3] RGB as displayed; LatentFaceError where it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
+
+
+def _open(path: str | Path) -> Image.Image:
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("not a file")  # opening a pipe would wait for ever
+    return Image.open(path, formats=FORMATS)
 
 
 def _unreadable(path: str | Path, error: Exception) -> LatentFaceError:
@@ -115,6 +128,23 @@ def whole_row(name: str, width: int, height: int, size: int, fit: str, stride: i
     )
 
 
+def framed_row(
+    name: str, source_width: int, source_height: int, width: int, height: int, stride: int, fit: str
+) -> ManifestRow:
+    """Where a whole photograph lies in a picture of `width` x `height`, as far as sizes tell; no latents yet.
+
+    `stretch`; `pad`: scaled to fit, top left; `auto`: stretched where the proportions are about the picture's, else
+    padded; `none`: at its own size, top left.
+    """
+    scale_x, scale_y = (1.0, 1.0) if fit == "none" else (width / source_width, height / source_height)
+    if fit == "pad" or (fit == "auto" and abs(scale_x / scale_y - 1) > 0.02):
+        scale_x = scale_y = min(scale_x, scale_y)
+    content_width, content_height = round(source_width * scale_x), round(source_height * scale_y)
+    return ManifestRow(
+        name, {}, stride, source_width, source_height, scale_x, scale_y, width - content_width, height - content_height
+    )
+
+
 def crop_name(name: str, number: int) -> str:
     """`a/b.jpg` -> `a/b__crop0.jpg`."""
     stem, suffix = split_suffix(name)
@@ -168,7 +198,15 @@ def crop_row(
 
 
 def render(rgb: np.ndarray, row: ManifestRow) -> np.ndarray:
-    """Photograph uint8 [H, W, 3] -> the picture that `row` describes, padding in mid-grey."""
+    """Photograph uint8 [H, W, 3] -> the picture that `row` describes, padding in mid-grey.
+
+    Raises LatentFaceError where the photograph has another size than `row` says.
+    """
+    if rgb.shape[:2] != (row.source_height, row.source_width):
+        raise LatentFaceError(
+            f"{row.name}: the photograph has {rgb.shape[1]}x{rgb.shape[0]} pixels, the one that was encoded "
+            f"{row.source_width}x{row.source_height}; give the same photographs"
+        )
     x, y, width, height = row.part
     shrinking = min(row.scale_x, row.scale_y) < 1
     content = cv2.resize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, transform_labels
-from latentface.data.manifest import ManifestRow
+from latentface.data.manifest import LARGEST, ManifestRow
 from latentface.data.pictures import find_pictures, picture_size
 from latentface.errors import LatentFaceError
-from latentface.files import base_name
+from latentface.files import base_name, parse_json
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def read_sizes(path: str | Path) -> dict[str, tuple[int, int]]:
     Where a picture has `source_width` and `source_height` too, those count: labels are in the photograph's pixels.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise LatentFaceError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
@@ -83,7 +82,7 @@ def _size(path: str | Path, name: str, value: object) -> tuple[int, int]:
     if isinstance(value, dict):
         prefix = "source_" if "source_width" in value else ""
         value = [value.get(prefix + "width"), value.get(prefix + "height")]
-    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int and v > 0 for v in value)):
+    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int and 0 < v <= LARGEST for v in value)):
         raise LatentFaceError(f"{path}: {name}: expected [width, height] in pixels")
     return value[0], value[1]
 

@@ -15,7 +15,10 @@ from latentface.progress import progress
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """One row per model index, or per rate where the index is unknown."""
+    """One row per model index, or per rate where the index is unknown.
+
+    Where rows differ in their number of channels, C is the largest and what a row lacks is 0.
+    """
 
     mean: np.ndarray  # float32 [G, C]
     deviation: np.ndarray  # float32 [G, C]
@@ -23,12 +26,13 @@ class ChannelStatistics:
     rate_rows: tuple[int, ...]  # the row that most pictures of each rate belong to
     indices: tuple[int, ...]
     index_rows: tuple[int, ...]
+    channels: tuple[int, ...]  # of each row
 
 
 def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 256) -> ChannelStatistics:
     """Over up to `pictures` latents of each rate, spread evenly over the set; each is read once.
 
-    Raises LatentFaceError where latents of one set differ in their number of channels.
+    Raises LatentFaceError where latents of one row differ in their number of channels.
     """
     sums: dict[tuple[str, int], np.ndarray] = {}  # float64 [3, C]: count, sum, sum of squares
     members: dict[int, Counter[tuple[str, int]]] = {rate: Counter() for rate in dataset.rates}
@@ -43,10 +47,13 @@ def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 25
             members[rate][group] += 1
             found = _sums(sample.values)
             total = sums.setdefault(group, np.zeros_like(found))
-            _check_channels(total, found, next(iter(sums.values())), sample.name, rate)
+            _check_channels(total, found, sample.name, rate)
             total += found
     groups = sorted(sums)
-    count, first, second = np.stack([sums[group] for group in groups], axis=1)  # each [G, C]
+    channels = tuple(sums[group].shape[1] for group in groups)
+    rows = [np.pad(sums[group], ((0, 0), (0, max(channels) - sums[group].shape[1]))) for group in groups]
+    count, first, second = np.stack(rows, axis=1)  # each [G, C]
+    count = np.maximum(count, 1)  # of channels that a row lacks
     mean = first / count
     deviation = np.sqrt(np.maximum(second / count - mean**2, 0))
     indices = [group for group in groups if group[0] == "index"]
@@ -57,6 +64,7 @@ def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 25
         rate_rows=tuple(groups.index(members[rate].most_common(1)[0][0]) for rate in dataset.rates),
         indices=tuple(group[1] for group in indices),
         index_rows=tuple(groups.index(group) for group in indices),
+        channels=channels,
     )
 
 
@@ -65,9 +73,9 @@ def _sums(latent: np.ndarray) -> np.ndarray:
     return np.stack([np.full(len(values), values.shape[1]), values.sum(axis=1), (values**2).sum(axis=1)])
 
 
-def _check_channels(total: np.ndarray, found: np.ndarray, first: np.ndarray, name: str, rate: int) -> None:
-    if not total.shape == found.shape == first.shape:
+def _check_channels(total: np.ndarray, found: np.ndarray, name: str, rate: int) -> None:
+    if total.shape != found.shape:
         raise LatentFaceError(
-            f"{name}/latent_{rate}.npy has {found.shape[1]} channels, others {first.shape[1]}: one model needs one "
-            "number of channels; remove what was made by another codec"
+            f"{name}/latent_{rate}.npy has {found.shape[1]} channels, others of its rate and codec model "
+            f"{total.shape[1]}; remove what was made by another codec"
         )

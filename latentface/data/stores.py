@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Protocol
 import numpy as np
 
 from latentface.errors import LatentFaceError
+from latentface.files import refuse_link_outside, replacing
 
 PACK_NAME = "pack.json"  # its presence says that a folder is packed
-_LATENT_NAME = re.compile(r"latent_(\d+)\.npy")
+LARGEST_LATENT = 1 << 29  # numbers; a picture of 16384x16384 has half as many. Files with holes cost nothing to make
+LONGEST_HEADER = 512  # bytes
+_LATENT_NAME = re.compile(r"latent_([0-9]{1,8})\.npy")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,13 @@ def to_float(array: np.ndarray, scale: np.ndarray | None, offset: np.ndarray | N
     return values if scale is None or offset is None else values * scale[:, None, None] + offset[:, None, None]
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 class TreeStore:
     """`LATENT_DIR/<picture>/latent_<rate>.npy`."""
 
@@ -74,11 +86,16 @@ class TreeStore:
     def names(self) -> list[str]:
         """See `LatentStore.names`."""
         try:
-            return sorted(path.name for path in self.latent_dir.iterdir() if path.is_dir())
+            with os.scandir(self.latent_dir) as entries:  # tells folders apart without asking for each
+                folders = sorted(filter(_is_folder, entries), key=lambda entry: entry.name)
         except OSError as error:
             raise LatentFaceError(
                 f"{self.latent_dir}: cannot be listed ({error.strerror}); give a folder of latents"
             ) from error
+        for folder in folders:
+            if folder.is_symlink():
+                refuse_link_outside(Path(folder.path), self.latent_dir)
+        return [folder.name for folder in folders]
 
     def has(self, name: str, rate: int) -> bool:
         """See `LatentStore.has`."""
@@ -86,11 +103,13 @@ class TreeStore:
 
     def shape(self, name: str, rate: int) -> tuple[int, int, int]:
         """See `LatentStore.shape`."""
-        return read_latent(self.path(name, rate)).shape  # type: ignore[return-value]
+        return self.read(name, rate).array.shape  # type: ignore[return-value]
 
     def read(self, name: str, rate: int) -> StoredLatent:
         """See `LatentStore.read`."""
-        return StoredLatent(read_latent(self.path(name, rate)))
+        path = self.path(name, rate)
+        refuse_link_outside(path, self.latent_dir)
+        return StoredLatent(read_latent(path))
 
     def place(self, name: str, rate: int) -> str:
         """See `LatentStore.place`."""
@@ -123,6 +142,7 @@ def find_labels(latent_dir: Path) -> Path:
         (latent_dir / "labels.txt",) if packed else (latent_dir.parent / "labels.txt", latent_dir / "labels.txt")
     ):
         if place.is_file():
+            refuse_link_outside(place, place.parent)
             return place
     raise LatentFaceError(f"{latent_dir.parent}: no labels.txt, neither here nor in {latent_dir.name}/")
 
@@ -143,21 +163,35 @@ def read_latent(path: str | Path) -> np.ndarray:
     file is executed. Values are not looked at, so they may be NaN or infinite.
     """
     path = Path(path)
+    if not path.is_file():
+        raise LatentFaceError(f"{path}: no such file")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise LatentFaceError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+        # Takes no pickles and no archives, and no memory. A header has 128 bytes; long ones can take minutes to read.
+        with np.errstate(over="ignore"):  # of sides whose product is no number of bytes
+            array = np.lib.format.open_memmap(path, mode="r", max_header_size=LONGEST_HEADER)
+    except Exception as error:  # many kinds, as the header is a piece of Python that is read, not run
         raise LatentFaceError(f"{path}: not a NumPy array of numbers, or a damaged one; write it again") from error
-    if not isinstance(array, np.ndarray):
-        raise LatentFaceError(f"{path}: an archive; expected one array [C, h, w]")
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 3 or 0 in array.shape:
         raise LatentFaceError(f"{path}: shape {list(array.shape)}; expected [C, h, w] or [1, C, h, w]")
     if array.dtype.kind not in "fiu":
         raise LatentFaceError(f"{path}: dtype {array.dtype}; expected floating point or integer numbers")
+    if array.size > LARGEST_LATENT:
+        raise LatentFaceError(f"{path}: shape {list(array.shape)}: larger than the latent of any picture")
     return array
+
+
+def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
+    """Writes [C, h, w] as `.npy`, complete or not at all."""
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all():
+        raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
+    content = io.BytesIO()  # NumPy's own writing to a file does not say why a disk refused
+    np.save(content, stored, allow_pickle=False)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def rate_of(path: str | Path) -> int | None:

@@ -64,7 +64,7 @@ class LandmarkScore:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class Pairs:
     """The detections and true boxes of one picture that overlap enough to belong together."""
 
     detection: np.ndarray  # [K] index of the detection
@@ -98,10 +98,10 @@ class DetectionTally:
         self.scores, self.right = array("f"), bytearray()
         self.truths = self.pictures = 0
 
-    def add(self, result: PictureResult, pairs: _Pairs) -> None:
-        """`pairs` are `_pairs(result, iou)`: the same for every range."""
+    def add(self, result: PictureResult, pairs: Pairs) -> None:
+        """`pairs` are `find_pairs(result, iou)`: the same for every range."""
         ignored = result.ignore.astype(bool) | self._outside(result.true_boxes)  # [M]
-        matched = _match(pairs, result.scores, ignored)  # [N]
+        matched = match_pairs(pairs, result.scores, ignored)  # [N]
         hit = matched >= 0
         counts = ~self._outside(result.boxes)  # [N]
         counts[hit] = ~ignored[matched[hit]]
@@ -132,7 +132,7 @@ class Evaluation:
 
     def add(self, result: PictureResult) -> None:
         """One picture."""
-        pairs = _pairs(result, self.iou)
+        pairs = find_pairs(result, self.iou)
         for tally in (self.overall, *self.bands.values()):
             tally.add(result, pairs)
         self.landmark_errors.frombytes(_landmark_errors(result, pairs, self.min_score).tobytes())
@@ -154,7 +154,7 @@ def evaluate_pictures(
     """All-point AP of all detections pooled; see `DetectionTally`."""
     tally = DetectionTally(min_height, max_height)
     for result in results:
-        tally.add(result, _pairs(result, iou))
+        tally.add(result, find_pairs(result, iou))
     return tally.score()
 
 
@@ -172,13 +172,14 @@ def _detection_score(scores: np.ndarray, right: np.ndarray, truths: int, picture
     )
 
 
-def _pairs(result: PictureResult, iou: float) -> _Pairs:
+def find_pairs(result: PictureResult, iou: float) -> Pairs:
+    """All that overlap by `iou` or more."""
     overlaps = iou_matrix(result.boxes.astype(np.float64), result.true_boxes.astype(np.float64))  # [N, M]
     detection, truth = np.nonzero(overlaps >= iou)
-    return _Pairs(detection, truth, overlaps[detection, truth])
+    return Pairs(detection, truth, overlaps[detection, truth])
 
 
-def _match(pairs: _Pairs, scores: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+def match_pairs(pairs: Pairs, scores: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     """The true box each detection takes: [N] index, -1 for none.
 
     In the order detection by detection, ignored last, nearest first, the greedy choice is the first pair both of
@@ -198,9 +199,9 @@ def _match(pairs: _Pairs, scores: np.ndarray, ignored: np.ndarray) -> np.ndarray
     return matched
 
 
-def _landmark_errors(result: PictureResult, pairs: _Pairs, min_score: float) -> np.ndarray:
+def _landmark_errors(result: PictureResult, pairs: Pairs, min_score: float) -> np.ndarray:
     ignored = result.ignore.astype(bool)
-    matched = _match(pairs, result.scores, ignored)  # [N]
+    matched = match_pairs(pairs, result.scores, ignored)  # [N]
     found = np.flatnonzero((matched >= 0) & (result.scores >= min_score))
     truth = matched[found]
     usable = np.isfinite(result.true_landmarks[truth]).all(axis=(1, 2)) & ~ignored[truth]

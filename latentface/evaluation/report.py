@@ -1,4 +1,4 @@
-"""`latentface report`: evaluations of several ways at several rates -> rate-accuracy curves, BD-rate, BD-AP.
+"""Evaluations of several ways at several rates -> rate-accuracy curves, BD-rate, BD-AP.
 
 Takes `evaluation.json` files of `latentface evaluate`, several of one name for several seeds. Rates are the measured
 mean bits per pixel. BD-rate (Bjontegaard 2001) is the mean difference in bits at equal AP, BD-AP the mean difference
@@ -8,39 +8,27 @@ leaves out points that reach no more AP than a cheaper one: nobody would pay for
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentface.errors import LatentFaceError
-from latentface.files import make_folder, replacing
-from latentface.options import option
+from latentface.files import parse_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNCODED = "0"  # the rate of original pictures
+CLOSE = 1.12  # two figures on the axis of bits whose ratio is less would lie over each other
 LEAST_POINTS = 2  # of a curve, for a difference between two
-
-
-@dataclass
-class ReportConfig:
-    """Draws rate-accuracy curves and tabulates AP, BD-rate and BD-AP of several evaluations."""
-
-    evaluations: tuple[str, ...] = option((), "NAME=evaluation.json, several of one name for seeds", positional=True)
-    anchor: tuple[str, ...] = option((), "names that the others are held against; empty: the first")
-    faces: str = option("all", "which AP: all, or a band such as '16-32'")
-    title: str = option("", "title of the figure")
-    out: str = option("report", "folder for report.md, report.json and curves.png")
-
-    def __post_init__(self) -> None:
-        if not self.evaluations:
-            raise LatentFaceError("nothing to report: give NAME=evaluation.json, as `latentface evaluate` writes them")
-        for item in self.evaluations:
-            if "=" not in item:
-                raise LatentFaceError(f"{item}: expected NAME=evaluation.json")
+# Okabe and Ito's colours, told apart by colour-blind people too and seen on light and on dark; a marker with each.
+STYLES = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"), "osD^vX", strict=True))
 
 
 @dataclass(frozen=True)
@@ -76,43 +64,16 @@ class Difference:
 Curves = dict[str, list[Point]]
 
 
-def run(config: ReportConfig) -> Path:
-    """Writes the report and prints its tables."""
-    curves, protocols = read_curves(config.evaluations, config.faces)
-    anchors = config.anchor or (next(iter(curves)),)
-    for anchor in anchors:
-        if anchor not in curves:
-            raise LatentFaceError(f"--anchor {anchor}: there are {', '.join(curves)}")
-    pairs = [(name, anchor) for anchor in anchors for name in curves if name != anchor]
-    differences = [difference(name, curves[name], anchor, curves[anchor]) for name, anchor in pairs]
-    out = make_folder(config.out, "--out")
-    content = {
-        "faces": config.faces,
-        "protocols": protocols,
-        "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
-        "differences": [asdict(one) for one in differences],
-    }
-    with replacing(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = markdown(curves, differences, protocols, config)
-    with replacing(out / "report.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    draw(curves, out / "curves.png", config)
-    print(text)
-    return out
-
-
-def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[str, Any]]]:
-    """`NAME=file` each -> points by name in order of bits, and the protocols of the files, each once.
+def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, list[dict[str, Any]]]:
+    """Name and evaluation.json each -> points by name in order of bits, and the protocols of the files, each once.
 
     Raises LatentFaceError for a file that is no evaluation of weights, or without an AP of `faces`.
     """
     found: dict[str, dict[str, Point]] = {}
     protocols: list[dict[str, Any]] = []
     of_name: dict[str, dict[str, Any]] = {}
-    for item in items:
-        name, _, path = item.partition("=")
-        rates, protocol = _read(Path(path))
+    for name, path in files:
+        rates, protocol = _scores(path)
         if protocol not in protocols:
             protocols.append(protocol)
         for key, value in of_name.setdefault(name, protocol).items():
@@ -135,15 +96,35 @@ def read_curves(items: tuple[str, ...], faces: str) -> tuple[Curves, list[dict[s
     return {name: sorted(points.values(), key=_bits) for name, points in found.items()}, protocols
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """An evaluation.json of weights, as it is; LatentFaceError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rates = {rate: dict(scores) for rate, scores in content["rates"].items()}
-        return rates, {k: v for k, v in content["protocol"].items() if k != "weight"}
+        content = parse_json(path.read_text(encoding="utf-8"))
+        complete = bool(content["rates"]) and all(map(_is_score, content["rates"].values()))
+        complete = complete and _is_number(content["protocol"].get("min_height"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise LatentFaceError(f"{path}: cannot be read as JSON ({error})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise LatentFaceError(f"{path}: not the evaluation of weights that `latentface evaluate` writes") from error
+    except (KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise LatentFaceError(f"{path}: not the evaluation of weights that `latentface evaluate` writes")
+    return content
+
+
+def _is_score(scores: Any) -> bool:
+    """Whether what a file says of a rate is a mapping, and numbers are where they have to be."""
+    values = [scores.get("mean_bpp"), *(band.get("ap") for band in scores.values() if isinstance(band, dict))]
+    return all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
+
+
+def _scores(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one file says of every rate, and how it was judged."""
+    content = read_evaluation(path)
+    return content["rates"], {name: value for name, value in content["protocol"].items() if name != "weight"}
 
 
 def _bits(point: Point) -> float:
@@ -185,14 +166,11 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(max(0.0, high - low) / whole) if whole > 0 else 0.0
 
 
-def markdown(
-    curves: Curves, differences: list[Difference], protocols: list[dict[str, Any]], config: ReportConfig
-) -> str:
+def markdown(curves: Curves, differences: list[Difference], protocols: list[dict[str, Any]], faces: str) -> str:
     """The tables, with the protocol above them."""
-    lines = [f"AP of faces: {config.faces}"]
+    lines = [f"AP of faces: {faces}"]
     lines += ["; ".join(f"{name} {value}" for name, value in p.items() if value not in ([], "")) for p in protocols]
-    rates = list(dict.fromkeys(point.rate for points in curves.values() for point in points))
-    rates.sort(key=lambda rate: int(rate) if rate.isdecimal() else 0)
+    rates = rates_of(curves)
     lines += ["", "| | " + " | ".join(rates) + " |", "|---|" + "---|" * len(rates)]
     for name, points in curves.items():
         of_rate = {point.rate: point for point in points}
@@ -206,33 +184,55 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
+def rates_of(curves: Curves) -> list[str]:
+    """All that there are, in rising order."""
+    rates = dict.fromkeys(point.rate for points in curves.values() for point in points)
+    return sorted(rates, key=lambda rate: int(rate) if rate.isdecimal() else 0)
+
+
 def _cell(point: Point) -> str:
     spread = f" ± {point.spread:.4f}" if len(point.ap) > 1 else ""
     return f"{point.mean:.4f}{spread}" + (f" ({point.bpp:.3f} bpp)" if point.bpp is not None else "")
 
 
-def draw(curves: Curves, path: Path, config: ReportConfig) -> None:
+def draw(curves: Curves, faces: str, title: str = "") -> Figure:
     """AP over bits per pixel (logarithmic), error bars over seeds; a dashed line for pictures that were never coded."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for number, (name, points) in enumerate(curves.items()):
-        colour = f"C{number}"
+    for (name, points), (colour, marker) in zip(curves.items(), cycle(STYLES), strict=False):
+        label = plain(name)
         if len(points) == 1 and (points[0].bpp is None or points[0].rate == UNCODED):
-            axes.axhline(points[0].mean, color=colour, linestyle="--", label=name)
+            axes.axhline(points[0].mean, color=colour, linestyle="--", label=label)
             continue
         if any(point.bpp is None for point in points):
             continue
         bpp, ap, spread = ([value(p) for p in points] for value in (_bits, lambda p: p.mean, lambda p: p.spread))
-        axes.errorbar(bpp, ap, yerr=spread, color=colour, marker="o", capsize=3, label=name)
-    axes.set(xscale="log", xlabel="bits per pixel, measured mean", ylabel=f"AP ({config.faces})", title=config.title)
+        axes.errorbar(bpp, ap, yerr=spread, color=colour, marker=marker, capsize=3, label=label)
+    axes.set(xscale="log", xlabel="bits per pixel, measured mean", ylabel=f"AP ({faces})", title=plain(title))
     drawn = [point for points in curves.values() for point in points if point.rate != UNCODED]
-    ticks = sorted({round(point.bpp, 2) for point in drawn if point.bpp is not None})
+    ticks = _apart(sorted({round(point.bpp, 2) for point in drawn if point.bpp}))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "bits per pixel are unknown", ha="center", transform=axes.transAxes)
+    return figure
+
+
+def _apart(ticks: list[float]) -> list[float]:
+    """Those that leave room for their figures beside the one before, on a logarithmic axis."""
+    kept: list[float] = []
+    for tick in ticks:
+        if tick > 0 and (not kept or tick > CLOSE * kept[-1]):
+            kept.append(tick)
+    return kept
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib has to be given it: dollars would begin a formula, an underscore in front hide it."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

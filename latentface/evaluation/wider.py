@@ -8,6 +8,7 @@ those tools, a comment below says "Protocol:".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,21 +18,11 @@ import numpy as np
 from latentface.boxes import iou_matrix, xywh_to_xyxy, xyxy_to_xywh
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import average_precision
-from latentface.files import base_name, make_folder, replacing
+from latentface.evaluation.ground_truth import DIFFICULTIES, GroundTruth, read_ground_truth
+from latentface.files import base_name, make_folder, name_problem, refuse_link_outside, replacing, split_suffix
 
-DIFFICULTIES = ("easy", "medium", "hard")
 # Protocol: a thousand thresholds on normalised scores, 0.999 down to 0, rather than every score that occurs.
 THRESHOLDS = 1 - np.arange(1, 1001) / 1000
-GROUND_TRUTH_SOURCE = "eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """The official lists of a WIDER FACE split; entry i of each belongs to picture `names[i]`."""
-
-    names: tuple[str, ...]  # <event>/<name>
-    boxes: tuple[np.ndarray, ...]  # each [M, 4] x y width height, source pixels
-    kept: dict[str, tuple[np.ndarray, ...]]  # difficulty -> each [M] bool: faces to be found, the others are ignored
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +91,11 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     return {name: _read_prediction(path) for name, path in _prediction_files(folder).items()}
 
 
+def prediction_name(label: str) -> str:
+    """What prediction files call a picture, `<event>/<name>`: the last two parts of its name, without suffix."""
+    return split_suffix("/".join(re.split(r"[/\\]", label)[-2:]))[0]
+
+
 def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndarray) -> Path:
     """Write one picture's faces, best first, to `<folder>/<name>.txt` and return that path.
 
@@ -114,52 +110,10 @@ def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndar
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     lines = [path.stem, str(len(rows))]
     lines += [f"{x:.3f} {y:.3f} {width:.3f} {height:.3f} {score:.7g}" for x, y, width, height, score in rows.tolist()]
-    make_folder(path.parent, "--out")
+    make_folder(path.parent, "--out", within=folder)
     with replacing(path, flush=False) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
     return path
-
-
-def read_ground_truth(folder: Path) -> GroundTruth:
-    """The four official files `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat` of `folder`.
-
-    Raises LatentFaceError for a file that is missing (and says where to get it) or is not what it should be.
-    """
-    events, files, boxes = _read_mat(Path(folder) / "wider_face_val.mat", "event_list", "file_list", "face_bbx_list")
-    names = tuple(
-        f"{event.item()}/{name.item()}"
-        for event, names in zip(events.flat, files.flat, strict=True)
-        for name in names.flat
-    )
-    truth = tuple(picture.reshape(-1, 4).astype(np.float64) for event in boxes.flat for picture in event.flat)
-    kept = {}
-    for difficulty in DIFFICULTIES:
-        path = Path(folder) / f"wider_{difficulty}_val.mat"
-        (lists,) = _read_mat(path, "gt_list")
-        indices = [picture.ravel().astype(np.int64) for event in lists.flat for picture in event.flat]
-        if len(indices) != len(names):
-            raise LatentFaceError(f"{path}: {len(indices)} pictures where wider_face_val.mat has {len(names)}")
-        kept[difficulty] = tuple(_mask(index, len(faces)) for index, faces in zip(indices, truth, strict=True))
-    return GroundTruth(names, truth, kept)
-
-
-def _read_mat(path: Path, *variables: str) -> list[np.ndarray]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    if not path.is_file():
-        raise LatentFaceError(f"{path}: not found; it is in {GROUND_TRUTH_SOURCE}")
-    try:
-        content = loadmat(path, variable_names=variables)
-        return [content[variable] for variable in variables]
-    except (OSError, ValueError, TypeError, NotImplementedError, KeyError, MatReadError) as error:
-        raise LatentFaceError(f"{path}: no WIDER FACE ground truth; get it from {GROUND_TRUTH_SOURCE}") from error
-
-
-def _mask(index: np.ndarray, length: int) -> np.ndarray:
-    mask = np.zeros(length, dtype=bool)
-    mask[index - 1] = True  # the lists count from 1
-    return mask
 
 
 def _prediction_files(folder: Path) -> dict[str, Path]:
@@ -170,13 +124,15 @@ def _prediction_files(folder: Path) -> dict[str, Path]:
     paths = sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")])
     if not paths:
         raise LatentFaceError(f"{folder}: no prediction files; expected <event>/<name>.txt in it")
+    for path in {*paths, *(path.parent for path in paths)} - {folder}:
+        refuse_link_outside(path, folder)
     return {path.relative_to(folder).as_posix().removesuffix(".txt"): path for path in paths}
 
 
 def _prediction_path(folder: Path, name: str) -> Path:
     pure = PurePosixPath(name)
-    leaves = pure.is_absolute() or ".." in pure.parts or "\\" in name or PureWindowsPath(name).drive
-    if leaves or len(pure.parts) not in (1, 2) or "\n" in name:
+    leaves = "\\" in name or PureWindowsPath(name).drive or name_problem(name)
+    if leaves or len(pure.parts) not in (1, 2):
         raise LatentFaceError(f"{name!r}: not a picture name; expected <event>/<name> within the predictions folder")
     return Path(folder) / pure.parent / f"{base_name(name)}.txt"
 
@@ -198,6 +154,8 @@ def _read_prediction(path: Path) -> np.ndarray:
 def _lines(path: Path) -> list[str]:
     """The lines of a file up to the last that is not blank."""
     try:
+        if not path.is_file():  # a pipe would wait for ever
+            raise OSError(None, "not a file")
         content = path.read_bytes().rstrip()
     except OSError as error:
         raise LatentFaceError(f"{path}: cannot be read ({error.strerror}); check what it is and its rights") from error
@@ -206,7 +164,7 @@ def _lines(path: Path) -> list[str]:
 
 def _face_count(path: Path, lines: Sequence[str]) -> int:
     text = lines[1].strip() if len(lines) > 1 else ""
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise LatentFaceError(f"{path}:2: expected the number of faces, found {text[:40]!r}; write the file again")
     return int(text)
 

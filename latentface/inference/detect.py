@@ -6,23 +6,30 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from latentface.codecs import CODECS, open_codec
-from latentface.codecs.base import Codec
+from latentface.codecs import CODECS, VmSettings, open_codec
+from latentface.codecs.base import UNKNOWN_INDEX, Codec
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
-from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, replacing
+from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
-from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent, save_picture
+from latentface.inference.draw import (
+    codec_at_hand,
+    decode_picture,
+    draw_faces,
+    place_photograph,
+    render_latent,
+    save_picture,
+)
 from latentface.inference.pretrained import pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces
@@ -50,7 +57,9 @@ class DetectConfig:
     )
     image: str = option("", "photograph to draw over (one latent only)")
     codec: str = option("", "codec to encode photographs and to decode latents with", choices=("", *CODECS))
-    codec_weights: str = option("", "folder of the codec's networks (jpegai)")
+    codec_weights: str = option("", "folder of the codec's networks (jpegai and CompressAI's)")
+    vm: str = option("", "checkout of the JPEG AI reference software, for --codec jpegai-vm")
+    python: str = option("", "Python of the environment that this software was installed into")
     size: int = option(640, "side of the square that photographs are brought to before encoding")
     fit: str = option(
         "auto",
@@ -70,6 +79,11 @@ class DetectConfig:
         if self.batch_size < 1 or not 16 <= self.size <= 16384:
             raise LatentFaceError("--batch_size has to be 1 or more and --size 16 to 16384")
 
+    @property
+    def vm_settings(self) -> VmSettings:
+        """Of jpegai-vm."""
+        return VmSettings(self.vm, self.python)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -79,8 +93,7 @@ class Source:
     path: Path
     array: np.ndarray  # [C, h, w]
     rate: int
-    row: ManifestRow | None  # what the manifest says of its picture
-    encoded_by: str = ""  # the codec, where this program has just encoded it
+    row: ManifestRow | None  # what the manifest says of its picture, or what has just been encoded
 
     @property
     def model_index(self) -> int | None:
@@ -93,19 +106,19 @@ class Source:
     @property
     def codec(self) -> str:
         """The codec that made the latent, empty where nobody knows."""
-        return self.encoded_by or (self.entry.codec if self.entry else "")
+        return self.entry.codec if self.entry else ""
 
 
 def run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
-    weight = config.weight or pretrained(_codec_of_inputs(config))
+    codec = open_codec(config.codec, config.codec_weights or None, vm=config.vm_settings) if config.codec else None
+    weight = config.weight or pretrained(codec.name if codec else _codec_of_inputs(config))
     detector = Detector.load(weight, network=config.network or None, device=config.device)
-    codec = open_codec(config.codec, config.codec_weights or None) if config.codec else None
     paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
-    detector.check_codec(config.codec, f"--codec {config.codec}")
+    detector.check_codec(codec.name if codec else "", f"--codec {config.codec}")
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
 
     def read(batch: list[Path]) -> list[Source]:
@@ -135,9 +148,7 @@ def run(config: DetectConfig) -> int:
 
 
 def _codec_of_inputs(config: DetectConfig) -> str:
-    """The codec to take weights for: as told, else as the first manifest says, else JPEG AI, with a line."""
-    if config.codec:
-        return config.codec
+    """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
     for name in (*config.inputs, *config.latent):
         path = Path(name).resolve()
         if _is_picture(path):
@@ -197,6 +208,8 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
         return [path / name / f"latent_{rate}.npy" for name in names]
     found = sorted(file for file in _files(path) if _wanted(file, rate, config.codec))
+    for file in found:
+        refuse_link_outside(file, path)
     if not found:
         photographs = any(map(_is_picture, _files(path)))
         hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
@@ -221,7 +234,6 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
         return _encode(path, config, detector, codec)
     packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
     array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
-    detector.check_latent(array, str(path))
     in_name = rate_of(path)
     if config.rate is not None and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
@@ -230,7 +242,11 @@ def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | N
     folder = path.resolve().parent
     rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
-    return Source(_name(path), path, np.array(array, dtype=np.float32), rate, row)
+    if row is not None:
+        row.check_cells(array.shape, str(path))
+    source = Source(_name(path), path, array, rate, row)
+    index = UNKNOWN_INDEX if source.model_index is None else source.model_index
+    return replace(source, array=np.array(detector.check_latent(array, str(path), rate, index)))
 
 
 def _name(path: Path) -> str:
@@ -254,7 +270,7 @@ def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec |
     fit = "stretch" if config.fit == "stretch" else "pad"
     row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, fit, codec.stride)
     latent = codec.encode_rates(render(rgb, row), [rate], row.content_width * row.content_height)[0]
-    return Source(_name(path), path, latent.array, rate, row, codec.name)
+    return Source(_name(path), path, latent.array, rate, replace(row, latents={rate: LatentEntry.of(latent)}))
 
 
 def _only_rate(detector: Detector, path: Path) -> int:
@@ -318,15 +334,10 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
         return place_photograph(config.image, width, height, stride, source.row, config.fit)
     if _is_picture(source.path):
         return place_photograph(source.path, width, height, stride, source.row)
-    codec = codec or _codec_at_hand(source)
+    codec = codec or codec_at_hand(source.codec)
     if codec is not None:
         return decode_picture(codec, source.array, source.rate, source.row)
     return render_latent(source.array, stride)
-
-
-def _codec_at_hand(source: Source) -> Codec | None:
-    """The codec that the manifest names, if it needs no weights."""
-    return open_codec(source.codec) if source.codec in ("dct", "pixels") else None
 
 
 def _table(source: Source, faces: Faces) -> str:

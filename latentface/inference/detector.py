@@ -92,9 +92,12 @@ class Detector:
         are batched. Raises LatentFaceError for a rate, channel count or value that the model cannot take.
         """
         items: list[Any] = [latents] if _is_latent(latents) else list(latents)
-        arrays = [self.check_latent(item, f"latent {number}") for number, item in enumerate(items)]
-        rates = [self.check_rate(value) for value in _one_each(rate, len(arrays), "rates")]
-        indices = [UNKNOWN_INDEX if v is None else v for v in _one_each(model_index, len(arrays), "model indices")]
+        rates = [self.check_rate(value) for value in _one_each(rate, len(items), "rates")]
+        indices = [UNKNOWN_INDEX if v is None else v for v in _one_each(model_index, len(items), "model indices")]
+        arrays = [
+            self.check_latent(item, f"latent {number}", *of)
+            for number, (item, *of) in enumerate(zip(items, rates, indices, strict=True))
+        ]
         thresholds = Thresholds(confidence=confidence, nms=nms)
         faces: dict[int, Faces] = {}
         for chosen in _same_shape(arrays, batch_size):
@@ -103,6 +106,16 @@ class Detector:
             found = self.predict(batch, batch_rates, batch_indices, thresholds)
             faces.update(zip(chosen, found, strict=True))
         return faces[0] if _is_latent(latents) else [faces[i] for i in range(len(arrays))]
+
+    def read_channels(self, count: int) -> None:
+        """From now on only so many channels of a latent count, the strongest of its codec model; 0: all.
+
+        Raises LatentFaceError for what has no such choice: exported models, and models of pictures.
+        """
+        normalisation: Any = getattr(getattr(self.runtime, "model", None), "normalisation", None)
+        if not hasattr(normalisation, "channels_read"):
+            raise LatentFaceError("channels can be left out by a checkpoint (.pth) of latents only")
+        normalisation.channels_read = count
 
     def predict(
         self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
@@ -116,17 +129,19 @@ class Detector:
             return faces
         return replace(faces, landmarks=np.full_like(faces.landmarks, np.nan))
 
-    def check_latent(self, latent: Latent, where: str) -> np.ndarray:
+    def check_latent(self, latent: Latent, where: str, rate: int, model_index: int = UNKNOWN_INDEX) -> np.ndarray:
         """The latent as float32 [C, h, w]; raises LatentFaceError, naming `where`, for what the model cannot take."""
-        on_cpu: Any = latent if isinstance(latent, np.ndarray) else latent.detach().cpu()
-        array = np.asarray(on_cpu, dtype=np.float32)
+        array: Any = latent if isinstance(latent, np.ndarray) else latent.detach().cpu()
         if array.ndim == 4 and array.shape[0] == 1:
             array = array[0]
-        channels = self.runtime.config.input_channels
+        channels = self.runtime.channels.of(rate, model_index)
         if array.ndim != 3 or array.shape[0] != channels or 0 in array.shape:
+            at_rate = f" at rate {rate}" if len(self.rates) > 1 else ""
             raise LatentFaceError(
                 f"{where}: shape {list(array.shape)}; this model takes [{channels}, h, w] or [1, {channels}, h, w]"
+                f"{at_rate}"
             )
+        array = np.asarray(array, dtype=np.float32)
         if not np.isfinite(array).all():
             raise LatentFaceError(f"{where}: NaN or infinite values; write this latent again")
         return array

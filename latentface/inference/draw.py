@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from latentface.codecs import open_codec
 from latentface.codecs.base import Codec, Latent
 from latentface.data.manifest import ManifestRow
-from latentface.data.pictures import read_picture, render
+from latentface.data.pictures import framed_row, read_picture, render
 from latentface.errors import LatentFaceError
 from latentface.files import replacing
 from latentface.model.faces import Faces
@@ -63,6 +64,11 @@ def render_latent(latent: np.ndarray, stride: int) -> np.ndarray:
     return cells.repeat(stride, axis=0).repeat(stride, axis=1)
 
 
+def codec_at_hand(name: str) -> Codec | None:
+    """The codec of that name, if it decodes without any weights."""
+    return open_codec(name) if name in ("dct", "pixels") else None
+
+
 def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
     """The picture that a latent holds, whole (with its padding)."""
     entry = row.latents.get(rate) if row else None
@@ -73,7 +79,7 @@ def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow 
         rate=rate,
         model_index=entry.model_index if entry else codec.usual_model(rate),
         step=entry.step if entry else None,
-        bpp=entry.bpp if entry else 0.0,
+        bpp=(entry and entry.bpp) or 0.0,
         source_width=width,
         source_height=height,
         exact=bool(entry and entry.exact),
@@ -87,31 +93,18 @@ def place_photograph(
 ) -> np.ndarray:
     """A photograph brought into the frame of the coded picture, uint8 [height, width, 3].
 
-    By the manifest where there is one; else by `fit`: "stretch", "pad" (scaled to fit, top left), or "auto", which
-    stretches where the proportions are about the picture's and pads otherwise.
+    By the manifest where there is one; else by `fit`, see `framed_row`.
     """
     rgb = read_picture(path)
     source_height, source_width = rgb.shape[:2]
     if row is None:
-        return render(rgb, _assumed_row(Path(path).name, source_width, source_height, width, height, stride, fit))
+        return render(rgb, framed_row(Path(path).name, source_width, source_height, width, height, stride, fit))
     if (source_width, source_height) != (row.source_width, row.source_height):
         raise LatentFaceError(
-            f"--image {path} is {source_width}x{source_height}, the latent was made from "
+            f"{path} is {source_width}x{source_height}, the latent was made from "
             f"{row.source_width}x{row.source_height}: give the same photograph, or none"
         )
     return render(rgb, row)
-
-
-def _assumed_row(
-    name: str, source_width: int, source_height: int, width: int, height: int, stride: int, fit: str
-) -> ManifestRow:
-    scale_x, scale_y = width / source_width, height / source_height
-    if fit == "pad" or (fit == "auto" and abs(scale_x / scale_y - 1) > 0.02):
-        scale_x = scale_y = min(scale_x, scale_y)
-    content_width, content_height = round(source_width * scale_x), round(source_height * scale_y)
-    return ManifestRow(
-        name, {}, stride, source_width, source_height, scale_x, scale_y, width - content_width, height - content_height
-    )
 
 
 def save_picture(path: Path, rgb: np.ndarray) -> None:

@@ -34,6 +34,7 @@ class EvaluateConfig:
     image_dir: str = option("", "the photographs themselves, to read their sizes from; implies --label_frame source")
     label_fit: str = option("stretch", "how photographs were brought to the coded size", choices=("stretch", "pad"))
     rates: tuple[int, ...] = option((), "rates to evaluate; empty: all that the model knows and the split has")
+    channels: int = option(0, "read only so many channels of each latent, the strongest of its codec model; 0: all")
     min_height: float = option(0.0, "leave faces lower than so many picture pixels out, as neither right nor wrong")
     predictions: str = option("", "folder of WIDER FACE prediction files, <event>/<name>.txt")
     ground_truth: str = option("", "folder of the official wider_*_val.mat files: scores by the WIDER FACE protocol")
@@ -56,8 +57,8 @@ class EvaluateConfig:
             raise LatentFaceError("--predictions needs --ground_truth DIR, the folder of the official .mat files")
         if self.weight and self.ground_truth and self.frame != "source":
             raise LatentFaceError("--ground_truth is in pixels of the photographs: add --frame source")
-        if self.batch_size < 1 or self.workers < 0 or self.stride < 1:
-            raise LatentFaceError("--batch_size and --stride have to be 1 or more, --workers 0 or more")
+        if self.batch_size < 1 or self.stride < 1 or min(self.workers, self.channels) < 0:
+            raise LatentFaceError("--batch_size and --stride have to be 1 or more, --workers and --channels 0 or more")
 
     @property
     def thresholds(self) -> Thresholds:

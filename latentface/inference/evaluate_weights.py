@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,9 @@ from latentface.data.reading import deaths_explained, load_batches
 from latentface.data.sizes import label_frame
 from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
-from latentface.evaluation.average_precision import (
-    DetectionScore,
-    Evaluation,
-    PictureResult,
-)
-from latentface.evaluation.wider import write_prediction
+from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
+from latentface.evaluation.wider import prediction_name, write_prediction
+from latentface.files import make_folder, refuse_link_outside
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
 from latentface.machine import versions
@@ -34,6 +30,8 @@ if TYPE_CHECKING:
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    if config.channels:
+        detector.read_channels(config.channels)
     latent_dir = Path(config.latent_dir or latent_folder(Path(config.dataset_root) / config.split))
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
@@ -43,7 +41,12 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         raise LatentFaceError(f"{latent_dir}: no latents in it; expected <picture>/latent_<rate>.npy")
     for rate in rates:
         detector.check_rate(rate)
-    datasets = [_open(config, latent_dir, rate) for rate in rates]
+    data = {
+        "latent_dir": str(latent_dir),
+        "label_file": str(config.label_file or find_labels(latent_dir)),
+        **{name: getattr(config, name) for name in ("label_frame", "image_sizes", "image_dir", "label_fit", "stride")},
+    }
+    datasets = [open_set(data, rate) for rate in rates]
     for dataset in datasets:
         detector.check_codec(dataset.codec, str(latent_dir))
     protocol = {
@@ -59,24 +62,31 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "before_nms": config.before_nms,
         "keep": config.keep,
     }
+    if config.channels:
+        protocol["channels"] = config.channels
+    if config.frame != "picture":
+        protocol["frame"] = config.frame
     with deaths_explained():
         scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
-    return {"protocol": protocol, "rates": scores, "versions": versions()}
+    return {"protocol": protocol, "data": data, "rates": scores, "versions": versions()}
 
 
-def _open(config: EvaluateConfig, latent_dir: Path, rate: int) -> NestedLatentWiderFaceDataset:
+def open_set(data: Mapping[str, Any], rate: int) -> NestedLatentWiderFaceDataset:
+    """What was evaluated, by the settings that evaluation.json keeps as `data`."""
     return NestedLatentWiderFaceDataset(
-        latent_dir,
-        Path(config.label_file) if config.label_file else find_labels(latent_dir),
+        Path(data["latent_dir"]),
+        Path(data["label_file"]),
         (rate,),
-        frame=label_frame(config.label_frame, config.image_sizes, config.image_dir, config.label_fit),
-        stride=config.stride,
+        frame=label_frame(data["label_frame"], data["image_sizes"], data["image_dir"], data["label_fit"]),
+        stride=data["stride"],
     )
 
 
 def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
     rate = dataset.rates[0]
-    folder = Path(config.out) / f"predictions_{rate}"
+    folder = make_folder(Path(config.out) / f"predictions_{rate}", "--out", within=config.out)
+    for event in folder.iterdir():
+        refuse_link_outside(event, folder)
     for stale in (*folder.glob("*.txt"), *folder.glob("*/*.txt")):  # of an earlier evaluation: they would count
         stale.unlink()
     evaluation, sizes = Evaluation(min_height=config.min_height), set()
@@ -85,15 +95,16 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
         evaluation.add(result)
         sizes.add(size)
         label, row = rows[name]
-        write_prediction(folder, _event_and_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
-    bpp = [row.latents[rate].bpp for _, row in rows.values() if row and rate in row.latents]
-    exact = {row.latents[rate].exact for _, row in rows.values() if row and rate in row.latents}
+        write_prediction(folder, prediction_name(label), _framed(result.boxes, row, config.frame, label), result.scores)
+    entries = [row.latents[rate] for _, row in rows.values() if row and rate in row.latents]
+    bpp = [entry.bpp for entry in entries if entry.bpp is not None]
+    exact = {entry.exact for entry in entries}
     landmarks = evaluation.landmarks()
     scored: dict[str, Any] = {
         "all": _plain(evaluation.overall.score()),
         **{band: _plain(tally.score()) for band, tally in evaluation.bands.items()},
         "landmarks": {"nme": number(landmarks.nme), "faces": landmarks.faces},
-        "mean_bpp": float(np.mean(bpp)) if bpp else None,
+        "mean_bpp": float(np.mean(bpp)) if len(bpp) == len(rows) else None,
         "latents": {frozenset({True}): "exact", frozenset({False}): "approximate"}.get(frozenset(exact), "unknown"),
         "picture_sizes": sorted(f"{width}x{height}" for width, height in sizes),
         "predictions": str(folder),
@@ -110,17 +121,15 @@ def _results(
     loader = load_batches(dataset, collate_by_shape, config.workers, batch_size=config.batch_size)
     for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
         for batch in groups:
-            found = detector.predict(batch.decoded(), batch.rates, batch.model_indices, config.thresholds)
+            latents = batch.decoded()
+            if not latents.isfinite().all():  # a packed set says that it was checked; who wrote it?
+                raise LatentFaceError(f"NaN or infinite values in a latent of {', '.join(batch.names)}; pack it again")
+            found = detector.predict(latents, batch.rates, batch.model_indices, config.thresholds)
             height, width = (side * detector.stride for side in batch.latents.shape[-2:])
             for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
                 truth = batch.truth(row)
                 result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *truth)
                 yield name, (width, height), result
-
-
-def _event_and_name(label: str) -> str:
-    """The last two parts of a picture's name: what prediction files are called."""
-    return "/".join(re.split(r"[/\\]", label)[-2:])
 
 
 def _framed(boxes: np.ndarray, row: ManifestRow | None, frame: str, name: str) -> np.ndarray:

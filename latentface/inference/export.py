@@ -20,9 +20,10 @@ from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.errors import LatentFaceError
 from latentface.files import replacing
 from latentface.inference.graph import DecodedRetinaFace, write_graph
-from latentface.inference.onnx_file import OUTPUTS, open_session
+from latentface.inference.onnx_file import OUTPUTS, open_session, widened
 from latentface.machine import cores
 from latentface.model.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_atomically
+from latentface.model.config import check_channels
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
 from latentface.progress import progress
@@ -129,16 +130,12 @@ def _calibration(config: ExportConfig, model: RetinaFace) -> Iterator[dict[str, 
     """Real latents, one each, going through the rates in turn."""
     dataset = NestedLatentWiderFaceDataset.of_split(config.calibration, rates=model.normalisation.known_rates)
     views = [view for rate in dataset.rates if len(view := dataset.at_rate(rate))]
-    count = min(config.calibration_pictures, len(dataset))
+    count, counts = min(config.calibration_pictures, len(dataset)), model.normalisation.channel_counts
     for number, place in enumerate(progress(np.linspace(0, 1, count), "calibration", unit="latent")):
         view = views[number % len(views)]
         sample = view[round(place * (len(view) - 1))]
-        if len(sample.latent) != model.config.channels:
-            raise LatentFaceError(
-                f"{config.calibration}: latents of {len(sample.latent)} channels, "
-                f"the model takes {model.config.channels}"
-            )
-        yield feed(sample.values[None], sample.rate, sample.model_index)
+        check_channels(counts, len(sample.latent), np.array([sample.rate]), np.array([sample.model_index]))
+        yield feed(widened(sample.values[None], model.config.channels), sample.rate, sample.model_index)
 
 
 def _made_up(model: RetinaFace) -> Iterator[dict[str, np.ndarray]]:
@@ -148,7 +145,8 @@ def _made_up(model: RetinaFace) -> Iterator[dict[str, np.ndarray]]:
         for height, width in ((5, 7), (16, 9)):
             noise = random.standard_normal((1, model.config.channels, height, width), dtype=np.float32)
             row = int(model.normalisation.rate_rows[list(model.normalisation.known_rates).index(rate)]) if rate else 0  # type: ignore[index]
-            deviation = 1 / model.normalisation.inverse_deviation[row]  # type: ignore[index]
+            inverse = model.normalisation.inverse_deviation[row]  # type: ignore[index]
+            deviation = torch.where(inverse > 0, 1 / inverse, 0.0)  # nothing where its latents have no channel
             mean = model.normalisation.mean[row]  # type: ignore[index]
             latent = noise * deviation.numpy()[:, None, None] + mean.numpy()[:, None, None]
             yield feed(latent, rate)

@@ -3,7 +3,8 @@
     latents float32 [B, C, h, w], rates int64 [B], model_indices int64 [B] (-1: unknown)
       -> boxes [B, A, 4] x1 y1 x2 y2, scores [B, A] 0..1, landmarks [B, A, 10] x y, all in picture pixels
 
-Batch, height and width are free. Priors are computed in the graph from the latent's shape; suppression stays outside.
+Batch, height and width are free. Where rates differ in their number of channels C is the largest, and what a latent
+lacks is 0. Priors are computed in the graph from the latent's shape; suppression stays outside.
 """
 
 from __future__ import annotations
@@ -71,5 +72,6 @@ def write_graph(model: RetinaFace, facts: dict[str, Any], path: Path) -> None:
     graph = program.model_proto  # type: ignore[union-attr]
     described = {"format": FORMAT, "model": json.dumps(asdict(config)), "facts": json.dumps(facts)}
     described["rates"] = json.dumps(list(model.normalisation.known_rates))
+    described["channels"] = json.dumps(model.normalisation.channel_counts.to_json())
     onnx.helper.set_model_props(graph, described)
     onnx.save(graph, str(path))

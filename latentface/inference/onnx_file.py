@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latentface.errors import LatentFaceError
-from latentface.model.config import ModelConfig
+from latentface.files import parse_json
+from latentface.model.config import ChannelCounts, ModelConfig
 
 FORMAT = "latentface-onnx/1"
 INPUTS = ("latents", "rates", "model_indices")
 OUTPUTS = ("boxes", "scores", "landmarks")
+TYPES = ("tensor(float)", "tensor(int64)", "tensor(int64)", "tensor(float)", "tensor(float)", "tensor(float)")
 LARGEST_FILE = 2 << 30  # bytes; ONNX's own limit for one file
 INSTALL = "pip install 'latentface[export]'"
 
@@ -39,14 +42,23 @@ def open_session(path: Path, threads: int) -> Any:
         raise LatentFaceError(f"{path}: not an ONNX file that can be run, or a damaged one") from error
 
 
-def read_properties(session: Any, path: Path) -> tuple[ModelConfig, tuple[int, ...], dict[str, Any]]:
-    """Configuration, rates and facts out of a session; LatentFaceError for a graph of others."""
+def widened(latents: np.ndarray, channels: int) -> np.ndarray:
+    """[B, c, h, w] -> [B, C, h, w], as a graph takes them: zeros for channels that these latents do not have."""
+    return np.ascontiguousarray(np.pad(latents, ((0, 0), (0, channels - latents.shape[1]), (0, 0), (0, 0))))
+
+
+def read_properties(session: Any, path: Path) -> tuple[ModelConfig, tuple[int, ...], dict[str, Any], ChannelCounts]:
+    """Configuration, rates, facts and numbers of channels out of a session; LatentFaceError for a graph of others."""
     found = session.get_modelmeta().custom_metadata_map
     names = tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs())
-    if found.get("format") != FORMAT or names != (INPUTS, OUTPUTS):
+    types = tuple(tensor.type for tensor in (*session.get_inputs(), *session.get_outputs()))
+    if found.get("format") != FORMAT or names != (INPUTS, OUTPUTS) or types != TYPES:
         raise LatentFaceError(f"{path}: an ONNX file, but not written by latentface export; export the weights again")
     try:
-        model, rates, facts = (json.loads(found[key]) for key in ("model", "rates", "facts"))
-        return ModelConfig.of(model), tuple(int(rate) for rate in rates), dict(facts)
-    except (KeyError, ValueError, TypeError) as error:
+        model, rates, facts = (parse_json(found[key]) for key in ("model", "rates", "facts"))
+        config = ModelConfig.of(model)
+        same = ChannelCounts({}, {}, config.channels)  # of files that were written before rates could differ
+        channels = ChannelCounts.of_json(parse_json(found["channels"])) if "channels" in found else same
+        return config, tuple(int(rate) for rate in rates), dict(facts), channels
+    except (LatentFaceError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise LatentFaceError(f"{path}: its description is damaged ({error}); export the weights again") from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from latentface.errors import LatentFaceError
-from latentface.inference.onnx_file import INPUTS, open_session, read_properties
+from latentface.inference.onnx_file import INPUTS, open_session, read_properties, widened
 from latentface.machine import cores, keep_memory
-from latentface.model.config import ModelConfig
+from latentface.model.config import ChannelCounts, ModelConfig, check_channels
 from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ class Runtime(Protocol):
     config: ModelConfig
     rates: tuple[int, ...]  # that it was trained on
     facts: dict[str, Any]  # as kept in the checkpoint
+    channels: ChannelCounts  # of its latents
 
     def predict(
         self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
     ) -> list[Faces]:
-        """latents float32 [B, C, h, w], rates [B], model indices [B] (-1: unknown), arrays or tensors -> Faces."""
+        """latents float32 [B, c, h, w], rates [B], model indices [B] (-1: unknown), arrays or tensors -> Faces."""
         ...
 
 
@@ -49,6 +50,7 @@ class TorchRuntime:
         self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, precision or torch.float32
         self.model = checkpoint.build().eval().to(pick_device(device))
         self.rates = self.model.normalisation.known_rates
+        self.channels = self.model.normalisation.channel_counts
 
     def predict(
         self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
@@ -66,19 +68,21 @@ class OnnxRuntime:
     """An exported graph on the CPU, float32 or int8 as it was written."""
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
-        self.session = open_session(Path(path), threads or cores())
-        self.config, self.rates, self.facts = read_properties(self.session, Path(path))
+        self.path = Path(path)
+        self.session = open_session(self.path, threads or cores())
+        self.config, self.rates, self.facts, self.channels = read_properties(self.session, self.path)
 
     def predict(
         self, latents: Tensor | np.ndarray, rates: Any, model_indices: Any, thresholds: Thresholds
     ) -> list[Faces]:
         """See `Runtime.predict`."""
         arrays = (
-            np.ascontiguousarray(latents, dtype=np.float32),
+            widened(np.asarray(latents, dtype=np.float32), self.config.channels),
             np.asarray(rates, dtype=np.int64),
             np.asarray(model_indices, dtype=np.int64),
         )
-        boxes, scores, landmarks = self.session.run(None, dict(zip(INPUTS, arrays, strict=True)))
+        check_channels(self.channels, latents.shape[1], *arrays[1:])
+        boxes, scores, landmarks = self._run(arrays)
         height, width = (side * self.config.input_stride for side in latents.shape[2:])
         found = []
         for score, box, points in zip(scores, boxes, landmarks, strict=True):
@@ -87,6 +91,21 @@ class OnnxRuntime:
             chosen = candidates[kept]
             found.append(Faces(kept_boxes, score[chosen], points[chosen].reshape(-1, 5, 2)))
         return found
+
+    def _run(self, arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        """Boxes [B, A, 4], scores [B, A], landmarks [B, A, 10]: a stranger's graph may give anything."""
+        try:
+            outputs = self.session.run(None, dict(zip(INPUTS, arrays, strict=True)))
+        except Exception as error:  # onnxruntime has a kind of its own for everything that can go wrong
+            reason = str(error).partition("\n")[0]
+            raise LatentFaceError(f"{self.path}: cannot be run on these latents ({reason})") from error
+        scored = outputs[1].shape
+        wanted = [(*scored, 4), scored, (*scored, 10)]
+        if len(scored) != 2 or scored[0] != len(arrays[0]) or [output.shape for output in outputs] != wanted:
+            raise LatentFaceError(
+                f"{self.path}: its outputs have other shapes than they should; export the weights again"
+            )
+        return outputs
 
 
 def open_runtime(path: str | Path, *, network: str | None, device: str) -> Runtime:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latentface.errors import LatentFaceError
 from latentface.model.bridge import LEAK, ResidualBlock, convolution
+from latentface.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     import torchvision
@@ -199,11 +200,10 @@ def _state_from_file(name: str, path: str) -> dict[str, Any]:
         raise LatentFaceError(
             f"--backbone_weights {path}: no such file (give a {name} state dict, 'imagenet' or 'none')"
         )
-    refusal = f"--backbone_weights {path}: not a PyTorch state dict of plain tensors"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise LatentFaceError(refusal) from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise LatentFaceError(refusal)
+        state = read_torch_file(path)
+    except LatentFaceError as error:
+        raise LatentFaceError(f"--backbone_weights {error}") from error
+    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+        raise LatentFaceError(f"--backbone_weights {path}: not a state dict of plain tensors")
     return state

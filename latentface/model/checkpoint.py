@@ -8,7 +8,6 @@ A bare state dict (also one whose keys start with `module.`) is read too; its sh
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,6 +23,7 @@ from latentface.model import published
 from latentface.model.config import BACKBONES, BRIDGE_ENTERS, ModelConfig, fits
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import LEVEL_STRIDES, RetinaFace
+from latentface.torch_file import read_torch_file
 
 FORMAT = "latentface/1"
 STRIDES = (16, 8, 32)  # of latents, the usual one first: what a bare state dict is tried with
@@ -39,8 +39,15 @@ class Checkpoint:
 
     def build(self) -> RetinaFace:
         """The model with its weights; raises LatentFaceError where they do not fit (the first misfit is named)."""
-        model = RetinaFace(self.config, _statistics_like(self.state))
+        statistics = _statistics_like(self.state)
+        with torch.device("meta"):  # shapes only: a configuration may ask for more memory than there is
+            check_fit(RetinaFace(self.config, statistics), self.state, "the checkpoint")
+        for name, tensor in self.state.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise LatentFaceError(f"the checkpoint: {name} has NaN or infinite values; take an earlier one")
+        model = RetinaFace(self.config, statistics)
         load_strictly(model, self.state, "the checkpoint")
+        model.normalisation.check("the checkpoint")
         return model
 
 
@@ -67,15 +74,18 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
 
     Raises LatentFaceError for a file that is missing, no checkpoint, or of another network than `network`.
     """
-    content = load_plain(path)
+    content = read_torch_file(path)
     if content.get("format") == FORMAT:
         try:
-            checkpoint = Checkpoint(ModelConfig.of(content["model"]), content["state"], content["facts"])
-        except (KeyError, TypeError, AttributeError) as error:
+            state, facts = dict(content["state"]), dict(content["facts"])
+            checkpoint = Checkpoint(ModelConfig.of(content["model"]), state, facts)
+            if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
+                raise TypeError("its state holds something else than tensors")
+        except (LatentFaceError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise LatentFaceError(f"{path}: a damaged latentface checkpoint ({error})") from error
     elif content and all(isinstance(value, Tensor) for value in content.values()):
         state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-        if published.FIRST in state:
+        if published.FIRST in state and state[published.FIRST].dim() == 4:
             facts = {"codec": "pixels", "published": "RetinaFace with MobileNetV1-0.25"}
             checkpoint = Checkpoint(published.CONFIG, published.translate(state), facts)
         else:
@@ -94,24 +104,13 @@ def is_of_epoch(path: Path, epoch: int) -> bool:
     return path.is_file() and load_checkpoint(path).facts.get("epoch") == epoch
 
 
-def load_plain(path: str | Path) -> dict[str, Any]:
-    """A dictionary of tensors and plain values written by torch.save; anything executable is refused."""
-    if not Path(path).is_file():
-        raise LatentFaceError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LatentFaceError(
-            f"{path}: refused, it holds more than tensors and plain values (or is damaged)"
-        ) from error
-    except Exception as error:  # torch raises many kinds for truncated and foreign files
-        raise LatentFaceError(f"{path}: not a PyTorch file, or a damaged one") from error
-    if not isinstance(content, dict):
-        raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict")
-    return content
-
-
 def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> None:
+    """`check_fit`, then the weights are copied."""
+    check_fit(model, state, origin)
+    model.load_state_dict(state)
+
+
+def check_fit(model: RetinaFace, state: dict[str, Tensor], origin: str) -> None:
     """Every weight has to be there and to fit; raises LatentFaceError naming the first that does not."""
     own, kind = model.state_dict(), model.config.input
     for name in sorted(own.keys() | state.keys()):
@@ -123,7 +122,6 @@ def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> N
             raise LatentFaceError(
                 f"{origin}: {name} is {list(state[name].shape)}, this model needs {list(own[name].shape)}"
             )
-    model.load_state_dict(state)
 
 
 def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:
@@ -140,14 +138,18 @@ def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
     shapes = {name: tensor.shape for name, tensor in state.items()}
     statistics = _statistics_like(state)
     weight = state.get("projection.weight")
-    projection = 0 if weight is None else weight.shape[-1]
-    sizes = tuple(tuple(state.get(f"prior_sizes_{stride}", torch.empty(0)).tolist()) for stride in LEVEL_STRIDES)
+    projection = 0 if weight is None or not weight.dim() else weight.shape[-1]
+    sides = (state.get(f"prior_sizes_{stride}", torch.empty(0)) for stride in LEVEL_STRIDES)
+    sizes = tuple(tuple(of_level.flatten().tolist()) for of_level in sides)
     for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
         if statistics is None or not all(sizes):
             break
         if not fits(backbone, bridge):
             continue
-        config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
+        try:
+            config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
+        except LatentFaceError:
+            break
         with torch.device("meta"):  # shapes only, nothing is allocated
             model = RetinaFace(config, statistics)
         if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:

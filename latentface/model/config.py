@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.errors import LatentFaceError
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -22,6 +23,9 @@ MATCHINGS = ("iou", "atss")
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CLASS_LOSSES = ("mining", "quality")
 PRIOR_SIZES = ((16, 32), (64, 128), (256, 512))
+LARGEST_STRIDE = 128  # picture pixels; learned codecs have 16, their hyperpriors 64
+MOST_CHANNELS = 1 << 16
+LARGEST_PRIOR = 1 << 16  # picture pixels
 
 
 def fits(backbone: str, bridge: str) -> bool:
@@ -32,6 +36,33 @@ def fits(backbone: str, bridge: str) -> bool:
     return backbone in RESNETS or BRIDGE_ENTERS[bridge] == "layer2"
 
 
+def _is_side(value: object) -> bool:
+    """Of a prior, picture pixels."""
+    return type(value) in (int, float) and 0 < value <= LARGEST_PRIOR  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class ChannelCounts:
+    """How many channels a model's latents have: by model index where that is known, else by rate."""
+
+    by_rate: dict[int, int]
+    by_index: dict[int, int]
+    most: int  # and of a latent of neither
+
+    def of(self, rate: int, model_index: int) -> int:
+        """`model_index` -1: unknown."""
+        return self.by_index.get(model_index, self.by_rate.get(rate, self.most))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {"by_rate": list(self.by_rate.items()), "by_index": list(self.by_index.items()), "most": self.most}
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> ChannelCounts:
+        """What `to_json` gave. Raises KeyError, TypeError or ValueError for others."""
+        return cls(dict(values["by_rate"]), dict(values["by_index"]), int(values["most"]))
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What a RetinaFace is made of; kept in every checkpoint."""
@@ -39,7 +70,7 @@ class ModelConfig:
     backbone: str = "resnet50"
     bridge: str = "bilinear"
     input: str = "latent"  # or "picture": the twin
-    channels: int = 256  # of the latent
+    channels: int = 256  # of the latent, of the widest where rates differ
     stride: int = 16  # picture pixels per latent cell
     prior_sizes: tuple[tuple[int, ...], ...] = PRIOR_SIZES
     projection: int = 0  # channels after a linear map of each codec model's own, before the bridge; 0: none
@@ -52,8 +83,16 @@ class ModelConfig:
         ):
             if value not in allowed:
                 raise LatentFaceError(f"{name} {value!r} is none of {', '.join(allowed)}")
-        if self.projection < 0 or (self.projection and self.input == "picture"):
-            raise LatentFaceError(f"projection {self.projection}: 0 or more channels, and of latents only")
+        for name, number, least, most in (
+            ("channels", self.channels, 1, MOST_CHANNELS),
+            ("stride", self.stride, 1, LARGEST_STRIDE),
+            ("projection", self.projection, 0, MOST_CHANNELS if self.input == "latent" else 0),
+        ):
+            if type(number) is not int or not least <= number <= most:
+                raise LatentFaceError(f"{name} {number!r}: a whole number from {least} to {most}, of {self.input}s")
+        sizes = [size for level in self.prior_sizes for size in level]
+        if len(self.prior_sizes) != len(PRIOR_SIZES) or not all(self.prior_sizes) or not all(map(_is_side, sizes)):
+            raise LatentFaceError(f"prior sizes {self.prior_sizes}: sides in pixels for {len(PRIOR_SIZES)} levels")
         if self.input == "latent" and not fits(self.backbone, self.bridge):
             able = [name for name in BACKBONES if fits(name, self.bridge)]
             raise LatentFaceError(f"the {self.bridge} bridge needs {' or '.join(able)}, not {self.backbone}")
@@ -77,3 +116,15 @@ class ModelConfig:
     def enters(self) -> str:
         """Where the backbone starts: see `PrunedResNet`."""
         return "layer2" if self.input == "picture" else BRIDGE_ENTERS[self.bridge]
+
+
+def check_channels(counts: ChannelCounts, channels: int, rates: Any, model_indices: Any) -> None:
+    """Raises LatentFaceError unless a batch of latents [B, `channels`, h, w] is what the model takes.
+
+    `rates` and `model_indices` [B] are arrays or tensors, the latter -1 where unknown, or None.
+    """
+    indices = [UNKNOWN_INDEX] * len(rates) if model_indices is None else model_indices.tolist()
+    for rate, index in zip(rates.tolist(), indices, strict=True):
+        wanted = counts.of(rate, index)
+        if channels != wanted:
+            raise LatentFaceError(f"a latent of rate {rate} has {channels} channels, the model takes {wanted}")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latentface.errors import LatentFaceError
+from latentface.model.config import ChannelCounts
+
 # A channel that is almost always zero carries little but would turn a rare symbol, or a picture's own mean, into a
 # large value: its deviation counts as at least this part of the root mean square over all channels (0.02 in place of
 # 0.1 kept a model from learning JPEG AI latents at 0.12 bpp at all). What is still far out is cut off.
@@ -29,6 +32,7 @@ class LatentStatistics:
     rate_rows: tuple[int, ...]  # the row each rate uses where the model index is unknown
     indices: tuple[int, ...] = ()
     index_rows: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()  # of each row's latents, where rows differ; empty: all C
 
     @classmethod
     def neutral(cls, channels: int, rates: tuple[int, ...]) -> LatentStatistics:
@@ -37,7 +41,16 @@ class LatentStatistics:
 
 
 class LatentNormalisation(nn.Module):
-    """`(latent - mean) / deviation`, the row chosen by model index, else by rate."""
+    """`(latent - mean) / deviation`, the row chosen by model index, else by rate.
+
+    Rows may differ in their number of channels: those that a row lacks have an inverse deviation of 0 and become 0,
+    whatever a batch holds in them.
+
+    Where `channels_read` is set, only so many channels of each row count, those of the largest deviation (the codec's
+    order between equals); the others are as if they stood at their mean.
+    """
+
+    channels_read: int = 0  # 0: all
 
     mean: Tensor
     inverse_deviation: Tensor
@@ -49,18 +62,29 @@ class LatentNormalisation(nn.Module):
     def __init__(self, statistics: LatentStatistics) -> None:
         super().__init__()
         deviation = statistics.deviation.float()
-        floor = SMALLEST_DEVIATION * deviation.square().mean(dim=1, keepdim=True).sqrt()
+        rows, most = deviation.shape
+        device = deviation.device
+        counts = torch.tensor(statistics.channels or [most] * rows, device=device)[:, None]  # [G, 1]
+        there = torch.arange(most, device=device) < counts
+        floor = SMALLEST_DEVIATION * ((deviation * there).square().sum(dim=1, keepdim=True) / counts).sqrt()
         self.register_buffer("mean", statistics.mean.float().clone())
-        self.register_buffer("inverse_deviation", 1 / deviation.maximum(floor).clamp(min=1e-6))
+        self.register_buffer("inverse_deviation", there / deviation.maximum(floor).clamp(min=1e-6))
         for name in ("rates", "rate_rows", "indices", "index_rows"):
             self.register_buffer(name, torch.tensor(getattr(statistics, name), dtype=torch.int64))
 
     def forward(self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
-        """[B, C, h, w], rates [B], model indices [B] (-1: unknown) -> [B, C, h, w]."""
-        rows = self.rows(rates, model_indices)
-        mean = self.mean[rows][:, :, None, None]
-        normalised = (latents - mean) * self.inverse_deviation[rows][:, :, None, None]
+        """[B, c, h, w], rates [B], model indices [B] (-1: unknown) -> [B, c, h, w]; c may be less than C."""
+        rows, channels = self.rows(rates, model_indices), latents.shape[1]
+        mean = self.mean[rows][:, :channels, None, None]
+        scale = self.inverse_deviation * self._read() if self.channels_read else self.inverse_deviation
+        normalised = (latents - mean) * scale[rows][:, :channels, None, None]
         return normalised.clamp(-LARGEST_VALUE, LARGEST_VALUE)
+
+    def _read(self) -> Tensor:
+        """Which channels count: [G, C]."""
+        lacking = self.inverse_deviation == 0
+        order = self.inverse_deviation.masked_fill(lacking, torch.inf).argsort(dim=1, stable=True)
+        return order.argsort(dim=1) < self.channels_read
 
     def rows(self, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         """The row of each sample: [B] of 0 to G - 1.
@@ -73,16 +97,34 @@ class LatentNormalisation(nn.Module):
         known = model_indices[:, None] == self.indices  # [B, K]
         return torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
 
+    def check(self, origin: str) -> None:
+        """Raises LatentFaceError for tables that point at rows which are not there."""
+        rows = torch.cat([self.rate_rows, self.index_rows])
+        if not len(self.rates) or rows.min() < 0 or rows.max() >= len(self.mean):
+            raise LatentFaceError(f"{origin}: its statistics have no row for one of its rates or model indices")
+
     @property
     def known_rates(self) -> tuple[int, ...]:
         return tuple(self.rates.tolist())
 
+    @property
+    def channel_counts(self) -> ChannelCounts:
+        """How many channels latents of each rate and model index have."""
+        counts = (self.inverse_deviation > 0).sum(dim=1)
+
+        def table(keys: Tensor, rows: Tensor) -> dict[int, int]:
+            return dict(zip(keys.tolist(), counts[rows].tolist(), strict=True))
+
+        by_index = table(self.indices, self.index_rows)
+        return ChannelCounts(table(self.rates, self.rate_rows), by_index, self.inverse_deviation.shape[1])
+
 
 class RowProjection(nn.Module):
-    """A linear map of its own for each row of statistics: [B, C, h, w] -> [B, P, h, w].
+    """A linear map of its own for each row of statistics: [B, c, h, w] -> [B, P, h, w], c up to C.
 
     Channel k of one of a codec's models has nothing to do with channel k of another, so they share no filters until
-    here. 0.05 GMAC for a [256, 40, 40] latent and 128 channels, whatever the number of rows.
+    here. 0.05 GMAC for a [256, 40, 40] latent and 128 channels, whatever the number of rows. This is also what makes
+    latents of different numbers of channels alike.
     """
 
     def __init__(self, rows: int, in_channels: int, out_channels: int) -> None:
@@ -96,7 +138,7 @@ class RowProjection(nn.Module):
         height, width = x.shape[2:]
         cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, h * w, C], a view where channels are last
         # index_select and not weight[rows], whose gradient adds up in any order
-        weight, bias = self.weight.index_select(0, rows), self.bias.index_select(0, rows)
+        weight, bias = self.weight.index_select(0, rows)[:, : x.shape[1]], self.bias.index_select(0, rows)
         return torch.baddbmm(bias, cells, weight).unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
@@ -114,6 +156,9 @@ class PictureNormalisation(nn.Module):
     def forward(self, pictures: Tensor, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         return (pictures - self.mean) / self.deviation
 
+    def check(self, origin: str) -> None:
+        """There are no tables."""
+
     def rows(self, rates: Tensor, model_indices: Tensor | None = None) -> Tensor:
         """One row for all."""
         return torch.zeros_like(rates)
@@ -121,3 +166,8 @@ class PictureNormalisation(nn.Module):
     @property
     def known_rates(self) -> tuple[int, ...]:
         return ()
+
+    @property
+    def channel_counts(self) -> ChannelCounts:
+        """Red, green, blue."""
+        return ChannelCounts({}, {}, 3)

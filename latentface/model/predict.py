@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentface.errors import LatentFaceError
+from latentface.model.config import check_channels
 from latentface.model.faces import Faces, Thresholds
 from latentface.model.postprocess import postprocess
 from latentface.model.retinaface import RetinaFace
@@ -21,16 +22,13 @@ def predict(
     thresholds: Thresholds | None = None,
     precision: torch.dtype = torch.float32,
 ) -> list[Faces]:
-    """latents [B, C, h, w], rates [B], model indices [B] (-1: unknown) -> Faces of each.
+    """latents [B, c, h, w], rates [B], model indices [B] (-1: unknown) -> Faces of each.
 
     `thresholds` default to those of the WIDER FACE protocol; `precision` other than float32 runs the network in
     autocast.
     """
     device = next(model.parameters()).device
-    if latents.shape[1] != model.config.input_channels:
-        raise LatentFaceError(
-            f"latents have {latents.shape[1]} channels, the model takes {model.config.input_channels}"
-        )
+    check_channels(model.normalisation.channel_counts, latents.shape[1], rates, model_indices)
     latents = latents.to(device, memory_format=torch.channels_last, non_blocking=True)
     indices = None if model_indices is None else model_indices.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):

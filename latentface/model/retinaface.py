@@ -68,6 +68,8 @@ class RetinaFace(nn.Module):
             self.normalisation, self.entry = PictureNormalisation(), stem()
         else:
             statistics = statistics or LatentStatistics.neutral(config.channels, RATES)
+            if len(set(statistics.channels)) > 1 and not config.projection:
+                raise LatentFaceError("latents of different numbers of channels need a projection of each codec model")
             self.normalisation = LatentNormalisation(statistics)
             self.entry = self._bridge()
             if config.projection:
@@ -98,7 +100,7 @@ class RetinaFace(nn.Module):
     def forward(
         self, latents: Tensor, rates: Tensor, model_indices: Tensor | None = None, *, neck: bool = False
     ) -> dict[str, Any]:
-        """latents [B, C, h, w], rates [B], model indices [B] (-1: unknown) ->
+        """latents [B, c, h, w], rates [B], model indices [B] (-1: unknown) ->
 
         `scores` [B, A, 2] logits (background, face), `boxes` [B, A, 4] and `landmarks` [B, A, 10] offsets relative to
         the priors; with `neck` also `neck`, a list of its levels. The twin takes RGB [B, 3, H, W] 0..255 in place of

@@ -63,7 +63,14 @@ class TrainConfig:
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
     bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
-    projection: int = option(0, "channels of a linear map of each codec model's own before the bridge; 0: none")
+    projection: int = option(
+        0,
+        "channels of a linear map of each codec model's own before the bridge; 0: none, "
+        "or the fewest that a latent has where rates differ in that",
+    )
+    channels_read: tuple[int, ...] = option(
+        (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"
+    )
     teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
     photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
@@ -116,6 +123,7 @@ class TrainConfig:
     val_every: int = option(1, "validate every so many epochs, and after the last")
     workers: int = option(-1, "processes that read latents; -1: one per core (at most 8) for a GPU, fewer on a CPU")
     seed: int = option(0, "seed of weights, order and crops")
+    no_check: bool = option(False, "train whatever a first look at the dataset finds (latentface check)")
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -136,6 +144,8 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry needs --teacher and --bridge residual, and goes without --weight")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
+        if any(count < 1 for count in self.channels_read):
+            raise LatentFaceError(f"--channels_read {self.channels_read}: numbers of channels, 1 or more each")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
             raise LatentFaceError(f"--prior_sizes {self.prior_sizes}: give six sides of 1 pixel or more")
         numbers = (

@@ -167,10 +167,12 @@ def _fit_expansion(
 
 
 def _normalised(model: RetinaFace, batch: LatentBatch) -> tuple[Tensor, Tensor]:
-    """Normalised latents [B, C, h, w] and their rows of statistics [B]."""
+    """Normalised latents [B, C, h, w], zeros for channels that no latent of the batch has; their rows of statistics."""
     device = next(model.parameters()).device
     rates, indices = batch.rates.to(device), batch.model_indices.to(device)
-    return model.normalisation(batch.decoded(device), rates, indices), model.normalisation.rows(rates, indices)
+    normalised = model.normalisation(batch.decoded(device), rates, indices)
+    lacking = model.config.channels - normalised.shape[1]
+    return F.pad(normalised, (0, 0, 0, 0, 0, lacking)), model.normalisation.rows(rates, indices)
 
 
 def _projected(model: RetinaFace, batch: LatentBatch) -> Tensor:
@@ -206,6 +208,6 @@ def _with_one(x: Tensor) -> Tensor:
 
 
 def _ridge(squares: Tensor, products: Tensor, strength: float) -> Tensor:
-    """Solves (squares + strength) x = products, in double precision."""
+    """Solves (squares + strength) x = products, in double precision; by Cholesky, as the left side is positive."""
     eye = torch.eye(squares.shape[-1], dtype=torch.float64, device=squares.device)
-    return torch.linalg.solve(squares.double() + strength * eye, products.double()).float()
+    return torch.cholesky_solve(products.double(), torch.linalg.cholesky(squares.double() + strength * eye)).float()

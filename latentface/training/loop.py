@@ -44,6 +44,7 @@ def train(config: TrainConfig) -> Path:
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
+    setup.check_data(config, dataset, validation)
     model = setup.build_model(config, dataset).to(device)
     distillation = setup.build_distillation(config, model, device)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed)

@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches, collate
+from latentface.data.check import quick_check
+from latentface.data.check_files import Place
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.reading import load_batches
 from latentface.data.sizes import LabelFrame, label_frame
@@ -119,6 +121,21 @@ def describe(
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
 
 
+def check_data(
+    config: TrainConfig, train: NestedLatentWiderFaceDataset, validation: NestedLatentWiderFaceDataset | None
+) -> None:
+    """A first look at both sets, some seconds; LatentFaceError for what training would only learn garbage from."""
+    if config.no_check:
+        return
+    sets = {"train": train} | ({"val": validation} if validation else {})
+    places = [
+        Place(name, dataset.latent_dir, dataset.label_file, tuple(picture.name for picture in dataset.pictures))
+        for name, dataset in sets.items()
+    ]
+    for line in quick_check(places, train.frame, train.rates, train.stride):
+        print(f"  {line}")
+
+
 def learns_landmarks(config: TrainConfig, train: NestedLatentWiderFaceDataset) -> bool:
     """Whether labels or a teacher show any."""
     return train.has_landmarks or bool(config.teacher and (config.teacher_weight or config.fit_entry))
@@ -149,7 +166,7 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
         channels=3 if statistics is None else statistics.mean.shape[1],
         stride=dataset.stride,
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
-        projection=config.projection,
+        projection=_projection(config, statistics),
     )
     start_over = bool(
         config.weight or config.resume or config.model not in RESNETS
@@ -167,6 +184,16 @@ def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> R
     return model
 
 
+def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:
+    """As set; where codec models differ in their number of channels there has to be one."""
+    counts = sorted(set(statistics.channels)) if statistics else []
+    if config.projection or len(counts) < 2:
+        return config.projection
+    listed = " and ".join(map(str, counts))
+    print(f"latents of {listed} channels: each codec model gets a linear map of its own to {counts[0]} (--projection)")
+    return counts[0]
+
+
 def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
     measured = measure_statistics(dataset)
     return LatentStatistics(
@@ -176,6 +203,7 @@ def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
         measured.rate_rows,
         measured.indices,
         measured.index_rows,
+        measured.channels,
     )
 
 

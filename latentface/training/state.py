@@ -10,8 +10,9 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from latentface.errors import LatentFaceError
-from latentface.model.checkpoint import load_plain, load_strictly, save_atomically
+from latentface.model.checkpoint import load_strictly, save_atomically
 from latentface.model.retinaface import RetinaFace
+from latentface.torch_file import read_torch_file
 
 STATE_NAME = "state.pth"
 
@@ -90,7 +91,7 @@ def load_state(
     Batch size, seed and set may change between two epochs; inside one they may not, network and rates never.
     """
     path = folder / STATE_NAME
-    content = load_plain(path)
+    content = read_torch_file(path)
     try:
         progress, saved = Progress(**content["progress"]), Order(**content["order"])
         fixed = ("network", "rates") if progress.batch == 0 else tuple(asdict(order))
@@ -110,7 +111,7 @@ def load_state(
         optimizer.load_state_dict(content["optimizer"])
         if content["scaler"]:  # of a run before every precision had one: as it starts
             scaler.load_state_dict(content["scaler"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         first_line = str(error).partition("\n")[0]  # torch lists every tensor
         raise LatentFaceError(f"{path}: does not belong to a run with these settings ({first_line})") from error
     return progress

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -146,7 +149,7 @@ def compute_losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     indices = batch.model_indices.to(run.device, non_blocking=True)
     rows, columns = latents.shape[-2:]
     priors = run.model.priors(rows, columns, run.device)
-    with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
+    with _reading(run), torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         predictions = run.model(latents, rates, indices, neck=run.distillation is not None)
     losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
     weight = run.config.teacher_weight
@@ -156,3 +159,18 @@ def compute_losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
         seen = run.distillation.look(batch.pictures, run.device)
     taught = run.distillation(predictions["neck"], predictions, *seen)
     return losses | taught | {"total": losses["total"] + weight * sum(taught.values())}
+
+
+@contextmanager
+def _reading(run: Run) -> Iterator[None]:
+    """With `--channels_read`, the number of channels that this batch reads: drawn from (seed, epoch, batch)."""
+    if not run.config.channels_read:
+        yield
+        return
+    draw = np.random.default_rng((run.config.seed, run.progress.epoch, run.progress.batch))
+    normalisation: Any = run.model.normalisation
+    normalisation.channels_read = int(draw.choice(run.config.channels_read))
+    try:
+        yield
+    finally:
+        normalisation.channels_read = 0  # validation reads all

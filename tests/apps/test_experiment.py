@@ -37,6 +37,7 @@ def test_a_plan_is_carried_out_once(
         "latents": [("25", 2), ("75", 2)],
         "given here": [("75", 1)],
     }
+    assert "faces found" in (out / "report" / "report.html").read_text()
     files = sorted(out.glob("*/seed_*/**/*.*"))
     stamps = [path.stat().st_mtime_ns for path in files]
     capsys.readouterr()

@@ -214,7 +214,7 @@ def _no_state_dict(path: Path, folder: Path) -> None:
 @pytest.mark.parametrize("damage", [_pointer, _cut_short, _empty, _other_network, _no_state_dict])
 def test_files_that_are_no_weights(folder, tmp_path, picture, damage):
     damage(tmp_path / "encoder_Y_0.002.pth", folder)
-    with pytest.raises(LatentFaceError, match=r"encoder_Y_0.002.pth: no weights of a JPEG AI BOP network"):
+    with pytest.raises(LatentFaceError, match=r"encoder_Y_0.002.pth: no network of the JPEG AI reference software"):
         JpegAiCodec(tmp_path).encode(picture, 12)
 
 

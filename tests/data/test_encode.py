@@ -11,10 +11,10 @@ from PIL import Image
 
 from latentface.codecs.base import Latent
 from latentface.data.encode import EncodeConfig, encode, run
-from latentface.data.encode_tree import view_labels
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.manifest import ManifestRow, read_manifest
 from latentface.data.pictures import read_picture, render
+from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
 from latentface.options import parse
 
@@ -25,7 +25,8 @@ class MeanCodec:
     """The mean colour of each cell, times the rate; 0.01 x rate bits per pixel; knows no rate 80."""
 
     name = "mean"
-    stride = 16
+    stride = multiple = 16
+    rates = (25, 75)
 
     def __init__(self):
         self.encoded = 0
@@ -253,6 +254,10 @@ def test_rates_and_crops_can_be_added(photographs):
     assert len(read_labels(photographs / "root/train/labels.txt")) == 9
 
 
+def test_without_rates_those_of_the_codec(photographs):
+    assert list(encode(config_of(photographs, rates=()), open_mean).bpp) == [25, 75]
+
+
 def test_so_many_rates_of_each_view(photographs):
     settings = {"rates": (25, 75, 100), "crops": 20, "rates_per_view": 2}
     summary = encode(config_of(photographs, **settings), open_mean)
@@ -305,7 +310,6 @@ def test_other_settings_do_not_continue(photographs, values, words):
     [
         ({"rates": (25, 80)}, "rate 80 is not known"),
         ({"rates": (25, 25)}, "--rates"),
-        ({"rates": ()}, "--rates"),
         ({"size": 72}, "--size 72 is no multiple of 16"),
         ({"size": 0}, "--size"),
         ({"fit": "cut"}, "--fit"),

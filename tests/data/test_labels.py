@@ -63,9 +63,22 @@ def test_wider_rows(tmp_path):
     assert found["a"].ignore.tolist() == [False, True]
     assert np.isnan(found["a"].landmarks).all()
     assert found["a"].landmarks.shape == (2, 5, 2)
+    assert found["a"].attributes.tolist() == [[0, 0, 0, 0, 0], [2, 0, 1, 0, 0]]
     assert found["none"].boxes.shape == (0, 4)
     assert found["none"].dropped == 0
     assert (found["b"].name, found["b"].line) == ("p/b.jpg", 8)
+
+
+def test_attributes_follow_their_faces(tmp_path):
+    """Blur, expression, illumination, occlusion, pose; the second box is dropped, the third is cut off."""
+    text = "a.jpg\n4\n10 20 30 40 1 0 1 0 2 1\n0 0 0 9 2 2 2 1 2 2\n200 0 9 9 2 0 0 0 0 0\n50 60 20 20 0 1 0 1 300 0\n"
+    placed = clip_labels(transform_labels(labels_of(tmp_path, text)["a"], 2, 2), 300, 300)
+    assert placed.attributes.tolist() == [[1, 0, 1, 2, 1], [0, 1, 0, 127, 0]]
+    assert placed.ignore.tolist() == [False, True]
+    write_labels(tmp_path / "again.txt", [placed])
+    assert (tmp_path / "again.txt").read_text().splitlines()[2] == "20.00 40.00 60.00 80.00 1 0 1 0 2 1"
+    assert read_labels(tmp_path / "again.txt")["a"].attributes.tolist() == placed.attributes.tolist()
+    assert labels_of(tmp_path, f"# a.jpg\n10 20 30 40 {TRIPLES}\n")["a"].attributes is None
 
 
 @pytest.mark.parametrize("row", [f"10 20 30 40 {TRIPLES} 0.9", f"10 20 30 40 {TRIPLES}", f"10 20 30 40 {PAIRS}"])

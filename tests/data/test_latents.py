@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from latentface.data.batches import EpochBatches, SampleKey, collate, collate_by_shape
+from latentface.data.batches import EpochBatches, LatentSample, SampleKey, collate, collate_by_shape
 from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.sizes import LabelFrame, measure_sizes, read_sizes
@@ -328,8 +329,35 @@ def test_statistics_by_model_index(split: Path) -> None:
 def test_statistics_refuse_two_channel_counts(split: Path) -> None:
     put(split, "b", shape=(3, 6, 8))
     label(split, "a", "b")
-    with pytest.raises(LatentFaceError, match=r"b/latent_75\.npy has 3 channels, others 4"):
+    with pytest.raises(LatentFaceError, match=r"b/latent_75\.npy has 3 channels, others of its rate and codec model 4"):
         measure_statistics(NestedLatentWiderFaceDataset.of_split(split))
+
+
+def test_statistics_of_rates_that_differ_in_their_channels(tmp_path: Path) -> None:
+    put(tmp_path, "a", rate=6, fill=np.array([1.0, 2, 3]).reshape(3, 1, 1) + np.array([-1, 1]))
+    put(tmp_path, "a", rate=1, fill=np.array([4.0, 5]).reshape(2, 1, 1) + np.array([-2, 2]))
+    label(tmp_path, "a")
+    found = measure_statistics(NestedLatentWiderFaceDataset.of_split(tmp_path, rates=(6, 1)))
+    assert (found.channels, found.rates, found.rate_rows) == ((2, 3), (6, 1), (1, 0))
+    np.testing.assert_array_equal(found.mean, [[4, 5, 0], [1, 2, 3]])
+    np.testing.assert_array_equal(found.deviation, [[2, 2, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_batch_fills_channels_that_a_latent_lacks_with_zeros(channels_last: bool) -> None:
+    def sample(channels: int, rows: int, value: int) -> LatentSample:
+        array = np.full((rows, 2, channels) if channels_last else (channels, rows, 2), value, np.int8)
+        array = array.transpose(2, 0, 1) if channels_last else array
+        tables = (np.full(channels, 0.5, np.float32), np.full(channels, 3, np.float32))
+        none = np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, bool)
+        return LatentSample("a", array, channels, -1, *none, *tables)
+
+    batch = collate([sample(2, 2, 4), sample(3, 1, 6)])
+    assert batch.latents.shape == (2, 3, 2, 2)
+    assert batch.latents.dtype == torch.int8
+    decoded = batch.decoded()  # 4 / 2 + 3 and 6 / 2 + 3
+    assert decoded[0].flatten(1).tolist() == [[5] * 4, [5] * 4, [0] * 4]
+    assert decoded[1].flatten(1).tolist() == [[6] * 4] * 3  # its one row is repeated
 
 
 def test_rate_of_names() -> None:

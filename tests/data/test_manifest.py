@@ -15,9 +15,9 @@ from latentface.data.manifest import (
 )
 from latentface.errors import LatentFaceError
 
-ENTRY = LatentEntry("dct", 0, 12.5, 0.75, True)
+ENTRY = LatentEntry("dct", 0, 12.5, 0.75, True, "bitstream")
 ROW = ManifestRow(
-    "p/a.jpg", {12: ENTRY, 75: LatentEntry("jpegai", None, None, 0.7, False)}, 16, 1024, 768, 0.625, 0.625, 0, 160
+    "p/a.jpg", {12: ENTRY, 75: LatentEntry("jpegai", None, None, None, False)}, 16, 1024, 768, 0.625, 0.625, 0, 160
 )
 CROP = ManifestRow("p/a__crop0.jpg", {75: ENTRY}, 16, 1024, 768, 2.0, 2.0, 0, 0, (10, 20, 320, 320), True)
 
@@ -28,8 +28,8 @@ def test_a_row_as_it_stands_in_the_file(tmp_path):
     assert json.loads(path.read_text()) == {
         "name": "p/a.jpg",
         "latents": {
-            "12": {"codec": "dct", "model_index": 0, "step": 12.5, "bpp": 0.75, "exact": True},
-            "75": {"codec": "jpegai", "model_index": None, "step": None, "bpp": 0.7, "exact": False},
+            "12": {"codec": "dct", "model_index": 0, "step": 12.5, "bpp": 0.75, "exact": True, "bpp_from": "bitstream"},
+            "75": {"codec": "jpegai", "model_index": None, "step": None, "bpp": None, "exact": False, "bpp_from": ""},
         },
         "stride": 16,
         "source_width": 1024,
@@ -43,6 +43,13 @@ def test_a_row_as_it_stands_in_the_file(tmp_path):
         "label_frame": "picture",
         "encoder": {},
     }
+
+
+def test_rows_of_earlier_versions_do_not_say_where_bits_were_counted(tmp_path):
+    path = tmp_path / "latents.jsonl"
+    write_manifest(path, [ROW])
+    path.write_text(path.read_text().replace(', "bpp_from": "bitstream"', ""))
+    assert read_manifest(path)["a"].latents[12] == replace(ENTRY, bpp_from="")
 
 
 def test_rows_come_back_by_base_name(tmp_path):
@@ -109,11 +116,11 @@ def entry(**values):
     [
         (drop("stride"), "'stride' is missing"),
         (drop("latents"), "'latents' is missing"),
-        (change(stride=0), "'stride': 0 is not a whole number above 0"),
+        (change(stride=0), "'stride': 0 is not a whole number from 1 to"),
         (change(source_width=True), "'source_width': true"),
         (change(scale_x="1"), "'scale_x'"),
         (change(scale_y=0), "'scale_y'"),
-        (change(scale_x=float("nan")), "'scale_x'"),
+        (change(scale_x=float("nan")), "not JSON (NaN is no number of JSON)"),
         (change(scale_x=10**400), "'scale_x'"),
         (change(crop=[1, 2, 3]), "'crop'"),
         (change(mirrored=1), "'mirrored'"),
@@ -122,7 +129,7 @@ def entry(**values):
         (change(name=3), "'name'"),
         (change(latents={"high": {}}), "rate"),
         (change(latents=[]), "'latents'"),
-        (entry(bpp=None), "'bpp'"),
+        (entry(bpp="high"), "'bpp'"),
         (entry(model_index=-1), "'model_index'"),
         (entry(exact="yes"), "'exact'"),
         (lambda row: [row], "not an object"),

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import savemat
 
 from latentface.errors import LatentFaceError
-from latentface.evaluation.wider import evaluate_wider, read_ground_truth, read_predictions, write_prediction
+from latentface.evaluation.ground_truth import GroundTruth, read_ground_truth
+from latentface.evaluation.wider import _curves, evaluate_wider, read_predictions, write_prediction
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACES = [[0, 0, 9, 9], [100, 0, 9, 9], [200, 0, 9, 9]]  # x y width height; 10 x 10 pixels by the protocol's count
@@ -282,3 +285,73 @@ def test_published_figures(tmp_path):
     assert [round(ap, 4) for ap in (score.easy, score.medium, score.hard)] == [0.9070, 0.8816, 0.7383]
     assert (score.pictures, score.missing, score.empty, score.unknown) == (3226, 0, 0, 0)
     assert [score.curves[name].faces for name in ("easy", "medium", "hard")] == [7211, 13319, 31958]
+
+
+# --- the protocol once more, step by step as its published tools go
+
+
+def overlap_plus_one(a: list[float], b: list[float]) -> float:
+    """Of `x y width height`, whose last pixels belong to the boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0]) + 1
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((a[2] + 1) * (a[3] + 1) + (b[2] + 1) * (b[3] + 1) - both)
+
+
+def slow_curve(pictures: list[tuple], iou: float) -> tuple[list[float], list[float]]:
+    """(predictions, boxes, kept) of each picture -> precision and recall at each of a thousand thresholds."""
+    scores = [row[4] for predictions, _, _ in pictures for row in predictions]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
+    proposals, hits, faces = [0] * 1000, [0] * 1000, 0
+    for predictions, boxes, kept in pictures:
+        faces += sum(kept)
+        if not predictions or not boxes:
+            continue
+        order = sorted(range(len(predictions)), key=lambda i: (-predictions[i][4], i))
+        found = [0] * len(boxes)  # -1: an ignored face, 1: found
+        recalled, proposed = [], []  # after each detection
+        counts = [1] * len(predictions)
+        for rank, index in enumerate(order):
+            overlaps = [overlap_plus_one(predictions[index], box) for box in boxes]
+            best = overlaps.index(max(overlaps))
+            if overlaps[best] >= iou:
+                if not kept[best]:
+                    found[best] = -1
+                    counts[rank] = 0
+                elif found[best] == 0:
+                    found[best] = 1
+            recalled.append(sum(value == 1 for value in found))
+            proposed.append(sum(counts[: rank + 1]))
+        for step in range(1000):
+            limit = 1 - (step + 1) / 1000
+            normal = [(predictions[i][4] - low) / (high - low) if high > low else 1.0 for i in order]
+            above = [rank for rank, value in enumerate(normal) if value >= limit]
+            if above:
+                proposals[step] += proposed[above[-1]]
+                hits[step] += recalled[above[-1]]
+    return [h / p if p else 0.0 for h, p in zip(hits, proposals, strict=True)], [
+        h / faces for h in hits
+    ] if faces else []
+
+
+small_box = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 8), st.integers(0, 8)).map(list)
+a_picture = st.tuples(
+    st.lists(st.tuples(small_box, st.integers(0, 40)).map(lambda row: [*row[0], row[1] / 40]), max_size=6),
+    st.lists(st.tuples(small_box, st.booleans()), max_size=4),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pictures=st.lists(a_picture, min_size=1, max_size=4), iou=st.sampled_from([0.5, 0.3]))
+def test_the_protocol_agrees_with_the_slow_implementation(pictures, iou):
+    slow = [(rows, [box for box, _ in faces], [keep for _, keep in faces]) for rows, faces in pictures]
+    boxes = tuple(np.array(of, float).reshape(-1, 4) for _, of, _ in slow)
+    kept = tuple(np.array(of, bool) for _, _, of in slow)
+    truth = GroundTruth(tuple(map(str, range(len(slow)))), boxes, same_for_all(kept))
+    curve = _curves([np.array(rows, float).reshape(-1, 5) for rows, _, _ in slow], truth, iou)["hard"]
+    precision, recall = slow_curve(slow, iou)
+    assert curve.faces == sum(map(sum, (of for _, _, of in slow)))
+    assert curve.precision.tolist() == pytest.approx(precision)
+    assert np.isnan(curve.recall).all() if not curve.faces else curve.recall.tolist() == pytest.approx(recall)

@@ -114,7 +114,7 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
         (["{latent}", "--weight", "{weights}", "--size", "0"], "--size 16 to 16384"),
         (["{latent}", "{latent}", "--image", "x.png", "--weight", "{weights}"], "--image goes with one latent"),
         (["{latent}", "--image", "gone.png", "--weight", "{weights}"], "gone.png: cannot be read as a picture"),
-        (["{latent}", "--weight", "{latent}"], "latent_75.npy: refused"),
+        (["{latent}", "--weight", "{latent}"], "latent_75.npy: not a PyTorch file"),
         (["{latent}", "--weight", "{weights}", "--codec", "jpegai"], "codec jpegai needs --codec_weights"),
     ],
 )

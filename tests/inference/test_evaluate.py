@@ -70,6 +70,7 @@ def test_json_to_standard_output(
             ["--weight", "{weights}", "--ground_truth", "g"],
             "--ground_truth is in pixels of the photographs: add --frame",
         ),
+        (["--weight", "{weights}", "--channels", "-1"], "--workers and --channels 0 or more"),
         (["--weight", "{weights}", "--batch_size", "0"], "--batch_size and --stride have to be 1 or more"),
         (["--weight", "{weights}", "--dataset_root", "{root}", "--rates", "50"], "rate 50 is unknown to this model"),
         (
@@ -126,3 +127,22 @@ def test_published_predictions(shared: Path, tmp_path: Path, capsys: pytest.Capt
     assert "1 of 3226 prediction files are missing" in capsys.readouterr().err
     assert main(["evaluate", *arguments, "--allow_missing"]) == 0
     assert "1 missing" in capsys.readouterr().out
+
+
+def test_channels_that_are_not_read_do_not_matter(drawn_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    """Of 16 channels read, the other 240 may hold anything; of all channels, they may not."""
+    detector = Detector.load(weights)
+    latent = np.load(drawn_dataset / "val" / "latent" / "drawn_2_0" / "latent_75.npy")
+    order = detector.runtime.model.normalisation.inverse_deviation[-1].numpy().argsort(kind="stable")
+    changed = latent.copy()
+    changed[..., order[16:], :, :] += 50
+    for count, same in ((16, True), (0, False)):
+        detector.read_channels(count)
+        first, second = (detector(values, rate=75, confidence=0.0) for values in (latent, changed))
+        assert np.array_equal(first.scores, second.scores) is same
+    arguments = ["--weight", str(weights), "--dataset_root", str(drawn_dataset), "--rates", "75"]
+    found = []
+    for count in ("0", "16"):
+        assert main(["evaluate", *arguments, "--channels", count, "--out", str(tmp_path / count)]) == 0
+        found.append(json.loads((tmp_path / count / "evaluation.json").read_text()))
+    assert [result["protocol"].get("channels") for result in found] == [None, 16]

@@ -23,12 +23,6 @@ from latentface.model.faces import Thresholds
 
 
 @pytest.fixture(scope="module")
-def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The light model of rates 25 and 75 as float32 ONNX."""
-    return run(ExportConfig(str(weights), out=str(tmp_path_factory.mktemp("export") / "model.onnx")))
-
-
-@pytest.fixture(scope="module")
 def integer(weights: Path, drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in int8."""
     out = tmp_path_factory.mktemp("export") / "model_int8.onnx"

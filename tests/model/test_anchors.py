@@ -20,6 +20,7 @@ from latentface.model.anchors import (
     decode_landmarks,
     encode_boxes,
     encode_landmarks,
+    make_priors,
     match,
     priors,
 )
@@ -79,6 +80,63 @@ def test_coding_of_landmarks_by_hand():
     offsets = torch.tensor([[2.5, -1.25, 0, 0, -5, 5, 0, 1, 10, 0]])
     assert torch.allclose(encode_landmarks(points, CELL[:1]), offsets)
     assert torch.allclose(decode_landmarks(offsets, CELL[:1]), points)
+
+
+def coded_number_by_number(box: list[float], points: list[float], prior: list[float]) -> tuple[list, list]:
+    """SSD's formulas (Liu et al. 2016, eq. 2, with its variances) in plain Python."""
+    x1, y1, x2, y2 = box
+    px, py, pw, ph = prior
+    box_offsets = [
+        ((x1 + x2) / 2 - px) / pw / 0.1,
+        ((y1 + y2) / 2 - py) / ph / 0.1,
+        math.log((x2 - x1) / pw) / 0.2,
+        math.log((y2 - y1) / ph) / 0.2,
+    ]
+    return box_offsets, [
+        (points[i] - (px if i % 2 == 0 else py)) / (pw if i % 2 == 0 else ph) / 0.1 for i in range(len(points))
+    ]
+
+
+coordinate = st.floats(-200, 840)
+sides = st.tuples(st.floats(1, 800), st.floats(1, 800))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    corner=st.tuples(coordinate, coordinate),
+    size=sides,
+    points=st.lists(coordinate, min_size=10, max_size=10),
+    prior=st.tuples(st.floats(0, 640), st.floats(0, 640), st.floats(16, 512), st.floats(16, 512)),
+)
+def test_coding_agrees_with_plain_python(corner, size, points, prior):
+    box = [*corner, corner[0] + size[0], corner[1] + size[1]]
+    box_offsets, point_offsets = coded_number_by_number(box, points, list(prior))
+    priors_ = torch.tensor([prior], dtype=torch.float64)
+    boxes, landmarks = (torch.tensor([values], dtype=torch.float64) for values in (box, points))
+    assert encode_boxes(boxes, priors_)[0].tolist() == pytest.approx(box_offsets, rel=1e-6, abs=1e-6)
+    assert encode_landmarks(landmarks, priors_)[0].tolist() == pytest.approx(point_offsets, rel=1e-6, abs=1e-6)
+    decoded = decode_boxes(torch.tensor([box_offsets], dtype=torch.float64), priors_)
+    if max(size[0] / prior[2], size[1] / prior[3]) < math.exp(4):
+        assert decoded[0].tolist() == pytest.approx(box, rel=1e-6, abs=1e-6)
+    points_ = decode_landmarks(torch.tensor([point_offsets], dtype=torch.float64), priors_)
+    assert points_[0].tolist() == pytest.approx(points, rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=3),
+    sizes=st.lists(st.lists(st.integers(1, 500), min_size=1, max_size=3), min_size=3, max_size=3),
+)
+def test_priors_agree_with_plain_loops(shapes, sizes):
+    wanted = [
+        [stride * (column + 0.5), stride * (row + 0.5), size, size]
+        for (rows, columns), stride, of_level in zip(shapes, (8, 16, 32), sizes, strict=True)
+        for row in range(rows)
+        for column in range(columns)
+        for size in of_level
+    ]
+    made = make_priors(tuple(shapes), (8, 16, 32), tuple(map(tuple, sizes)), torch.device("cpu"))
+    assert made.tolist() == wanted
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from latentface.model.config import ChannelCounts
 from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation, RowProjection
 
 # Rates 25 and 50 share a network, 75 has one of its own; row 2 belongs to a network that no rate uses by default.
@@ -121,3 +124,74 @@ def test_projection_has_filters_of_its_own_for_each_row() -> None:
     for sample, row in enumerate((1, 0, 1)):
         wanted = torch.einsum("chw,cp->phw", x[sample], projection.weight[row]) + projection.bias[row, 0, :, None, None]
         torch.testing.assert_close(found[sample], wanted)
+
+
+def test_only_the_strongest_channels_of_each_row_are_read():
+    """Deviations 1, 4, 2, 4 and 3, 1, 2, 0: the two largest are channels 1 and 3, and 0 and 2. 0 has a floor."""
+    deviation = torch.tensor([[1.0, 4, 2, 4], [3, 1, 2, 0]])
+    normalisation = LatentNormalisation(LatentStatistics(torch.ones(2, 4), deviation, (25, 75), (0, 1)))
+    latents, rates = torch.full((2, 4, 1, 1), 5.0), torch.tensor([25, 75])
+    normalisation.channels_read = 2
+    assert normalisation(latents, rates).flatten(1).tolist() == [[0, 1, 0, 1], [pytest.approx(4 / 3), 0, 2, 0]]
+    normalisation.channels_read = 1
+    assert normalisation(latents, rates).flatten(1).tolist() == [[0, 1, 0, 0], [pytest.approx(4 / 3), 0, 0, 0]]
+    normalisation.channels_read = 4
+    read = normalisation(latents, rates)
+    normalisation.channels_read = 0
+    assert torch.equal(read, normalisation(latents, rates))
+
+
+# Two channels at rate 1 (index 4), three at rate 6 (index 9); the mean and deviation of what is lacking say nothing.
+MIXED = LatentStatistics(
+    mean=torch.tensor([[1.0, 2, 77], [0, 0, 5]]),
+    deviation=torch.tensor([[2.0, 1, 99], [1, 1, 4]]),
+    rates=(1, 6),
+    rate_rows=(0, 1),
+    indices=(4, 9),
+    index_rows=(0, 1),
+    channels=(2, 3),
+)
+
+
+def test_channels_that_a_row_lacks_are_zero_whatever_they_hold():
+    normalisation = LatentNormalisation(MIXED)
+    latents = torch.tensor([[5.0, 4, 1e6], [5, 4, 9]]).view(2, 3, 1, 1)
+    found = normalisation(latents, torch.tensor([1, 6])).flatten(1)
+    assert found.tolist() == [[2, 2, 0], [5, 4, 1]]
+
+
+def test_latents_of_fewer_channels_need_no_padding():
+    normalisation = LatentNormalisation(MIXED)
+    narrow = torch.randn(2, 2, 3, 4)
+    wide = torch.cat([narrow, torch.randn(2, 1, 3, 4)], dim=1)
+    rates = torch.tensor([1, 1])
+    assert torch.equal(normalisation(narrow, rates), normalisation(wide, rates)[:, :2])
+    projection = RowProjection(2, 3, 5)
+    rows = normalisation.rows(rates)
+    torch.testing.assert_close(
+        projection(normalisation(narrow, rates), rows), projection(normalisation(wide, rates), rows)
+    )
+
+
+def test_the_floor_counts_the_channels_that_there_are():
+    """Of deviations 3, 4, 0 and one that is lacking the root mean square is 5 / sqrt 3."""
+    statistics = LatentStatistics(torch.zeros(1, 4), torch.tensor([[3.0, 4, 0, 50]]), (75,), (0,), channels=(3,))
+    inverse = LatentNormalisation(statistics).inverse_deviation[0].tolist()
+    assert inverse == pytest.approx([1 / 3, 1 / 4, 10 * 3**0.5 / 5, 0])
+
+
+def test_channels_that_a_row_lacks_are_never_the_strongest():
+    normalisation = LatentNormalisation(MIXED)
+    normalisation.channels_read = 2
+    latents, rates = torch.full((2, 3, 1, 1), 3.0), torch.tensor([1, 6])
+    assert normalisation(latents, rates).flatten(1).tolist() == [[1, 1, 0], [3, 0, -0.5]]
+
+
+def test_how_many_channels_latents_have():
+    counts = LatentNormalisation(MIXED).channel_counts
+    assert [counts.of(rate, index) for rate, index in ((1, -1), (6, -1), (6, 4), (1, 9), (1, 5), (75, -1))] == [
+        2, 3, 2, 3, 2, 3,
+    ]  # fmt: skip
+    assert ChannelCounts.of_json(json.loads(json.dumps(counts.to_json()))) == counts
+    assert LatentNormalisation(STATISTICS).channel_counts.of(75, 7) == 2
+    assert PictureNormalisation().channel_counts.of(0, -1) == 3

@@ -288,7 +288,15 @@ def test_raw_latents_are_normalised_inside():
         ({"backbone": "resnet19"}, "backbone 'resnet19' is none of resnet18, resnet34, resnet50, light"),
         ({"bridge": "stone"}, "bridge 'stone' is none of bilinear, shuffle"),
         ({"input": "sound"}, "input 'sound' is none of latent, picture"),
-        ({"projection": 8, "input": "picture"}, "projection 8: 0 or more channels, and of latents only"),
+        ({"stride": 0}, "stride 0: a whole number from 1 to 128, of latents"),
+        ({"stride": 256}, "stride 256: a whole number from 1 to 128, of latents"),
+        ({"channels": "256"}, "channels '256': a whole number from 1 to 65536, of latents"),
+        ({"channels": True}, "channels True: a whole number from 1 to 65536, of latents"),
+        ({"prior_sizes": ((16,), (32,))}, r"prior sizes \(\(16,\), \(32,\)\): sides in pixels for 3 levels"),
+        ({"prior_sizes": ((16,), (32,), ())}, "sides in pixels for 3 levels"),
+        ({"prior_sizes": ((16,), (32,), (0,))}, "sides in pixels for 3 levels"),
+        ({"prior_sizes": ((16,), (32,), (float("inf"),))}, "sides in pixels for 3 levels"),
+        ({"projection": 8, "input": "picture"}, "projection 8: a whole number from 0 to 0, of pictures"),
     ],
 )
 def test_configurations_that_do_not_exist(config, message):
@@ -296,7 +304,7 @@ def test_configurations_that_do_not_exist(config, message):
         ModelConfig(**config)
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("light", 4), ("light", 0), ("resnet18", 2), ("resnet18", 12)])
+@pytest.mark.parametrize(("backbone", "stride"), [("light", 4), ("resnet18", 2), ("resnet18", 12)])
 def test_strides_that_no_bridge_can_span(backbone, stride):
     with pytest.raises(LatentFaceError, match=f"a latent of stride {stride} cannot feed {backbone}"):
         on_meta(backbone, stride=stride)

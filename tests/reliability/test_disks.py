@@ -20,7 +20,8 @@ from latentface.apps.demo import DemoConfig, draw_split
 from latentface.data.manifest import recover_manifest
 from latentface.data.packed import open_shard
 from latentface.data.stores import read_latent
-from latentface.model.checkpoint import load_checkpoint, load_plain
+from latentface.model.checkpoint import load_checkpoint
+from latentface.torch_file import read_torch_file
 from latentface.training import loop
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
@@ -173,7 +174,7 @@ def assert_readable(folder: Path) -> None:
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert not path.name.startswith("."), path
         if path.suffix == ".pth":
-            load_plain(path)
+            read_torch_file(path)
         elif path.suffix == ".npy":
             read_latent(path)
         elif path.suffix == ".safetensors":

@@ -21,7 +21,8 @@ from latentface.data.encode import EncodeConfig, encode
 from latentface.data.manifest import recover_manifest
 from latentface.data.packed import open_shard
 from latentface.data.stores import read_latent
-from latentface.model.checkpoint import load_checkpoint, load_plain
+from latentface.model.checkpoint import load_checkpoint
+from latentface.torch_file import read_torch_file
 from latentface.training import loop
 from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.journal import draw_curves, read_rows
@@ -90,21 +91,21 @@ def check_training(folder: Path) -> None:
     for name in (STATE_NAME, SETTINGS_NAME):
         path = folder / name
         if path.exists() and name == STATE_NAME:
-            load_plain(path)
+            read_torch_file(path)
     read_rows(folder / "metrics.jsonl")
 
 
 def saved_steps(folder: Path) -> int:
     if not (folder / STATE_NAME).is_file():
         return 0
-    progress = load_plain(folder / STATE_NAME)["progress"]
+    progress = read_torch_file(folder / STATE_NAME)["progress"]
     return progress["epoch"] * STEPS + progress["batch"]
 
 
 def trained(folder: Path) -> dict[str, Any]:
     """Every weight, every bit of the state but the seconds, every row."""
     found: dict[str, Any] = {path.name: load_checkpoint(path).state for path in folder.glob("weight_*.pth")}
-    state = load_plain(folder / STATE_NAME)
+    state = read_torch_file(folder / STATE_NAME)
     found["rows"] = [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(folder / "metrics.jsonl")]
     found["progress"] = {k: v for k, v in state["progress"].items() if k != "seconds"}
     return found | {name: state[name] for name in ("model", "average", "optimizer", "scaler")}

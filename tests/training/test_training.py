@@ -162,7 +162,7 @@ def test_error_in_a_worker_process_is_one_line(tmp_path: Path, capsys: pytest.Ca
         if path.parent.name not in looked_at(split):
             np.save(path, np.full((256, 2, 2), np.nan, dtype=np.float32))
     arguments = ["--dataset_root", str(tmp_path), "--out", str(tmp_path / "run"), "--model", "light", "--no_wandb"]
-    assert main(["train", *arguments, "--workers", "2"]) == 2
+    assert main(["train", *arguments, "--workers", "2", "--no_check"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("latentface: error: ")
@@ -233,6 +233,25 @@ def test_documented_scripts(drawn_dataset: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_channels_are_read_in_part_while_training_only(
+    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading all 256 changes nothing; of three choices each is met; validation reads all of them."""
+    plain = train(config(drawn_dataset, tmp_path / "plain", epochs=1))
+    all_read = train(config(drawn_dataset, tmp_path / "all", epochs=1, channels_read=(256,)))
+    assert same(state(plain), state(all_read))
+    seen, validated = set(), set()
+    forward = loop.RetinaFace.forward
+
+    def watched(model, *arguments, **options):
+        (seen if model.training else validated).add(model.normalisation.channels_read)
+        return forward(model, *arguments, **options)
+
+    monkeypatch.setattr(loop.RetinaFace, "forward", watched)
+    train(config(drawn_dataset, tmp_path / "part", epochs=6, val_every=6, channels_read=(8, 32, 96)))
+    assert (seen, validated) == ({8, 32, 96}, {0})
+
+
 def test_frozen_backbone_does_not_move(drawn_dataset: Path, tmp_path: Path) -> None:
     folder = train(config(drawn_dataset, tmp_path / "run", freeze=True))
     first, last = state(folder, "weight_1.pth"), state(folder)
@@ -300,6 +319,19 @@ def test_broken_validation_is_found_before_the_first_step(tmp_path: Path) -> Non
     with pytest.raises(LatentFaceError, match="NaN or infinite") as caught:
         train(config(tmp_path, tmp_path / "run"))
     assert str(broken) in str(caught.value)
+
+
+def test_labels_in_pixels_of_the_photographs_stop_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    split = write_tree(tmp_path / "train", 6, (75,), seed=3)
+    pictures = read_labels(split / "labels.txt").values()
+    write_labels(split / "labels.txt", [replace(one, boxes=one.boxes * 1.9) for one in pictures])
+    with pytest.raises(LatentFaceError, match=r"train/labels\.txt:\d+: .*--label_frame source.*; --no_check trains"):
+        train(config(tmp_path, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    train(config(tmp_path, tmp_path / "run", epochs=1, no_check=True))
+    assert (tmp_path / "run" / "weight_final.pth").is_file()
 
 
 def test_without_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
