@@ -48,7 +48,7 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
 def _take(path: Path, flag: str) -> int:
     """The descriptor of a locked file at `path`."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _lock(descriptor)
         except BlockingIOError as error:

@@ -99,6 +99,15 @@ def test_where_there_are_no_locks_a_line_says_so(
     )
 
 
+def test_a_link_in_its_place_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "letter").write_text("of somebody")
+    (tmp_path / "folder" / LOCK_NAME).symlink_to(tmp_path / "letter")
+    with pytest.raises(LatentFaceError, match="cannot be written"), sole_writer(tmp_path / "folder", "--out"):
+        pass
+    assert (tmp_path / "letter").read_text() == "of somebody"
+
+
 @pytest.mark.parametrize("way", ["new", "resumed"])
 def test_a_second_training_is_refused_and_changes_nothing(tmp_path: Path, way: str) -> None:
     write_tree(tmp_path / "train", 2, (75,), seed=3, size=64)

@@ -2,8 +2,8 @@
 
     python tests/reliability/page.py
 
-The record has a section for each kind of trial: the `command` that repeats it, `versions`, and `rows`, of which each
-has `item` (what was tried), `tried` (how often), `survived`, `lost` (in words), and may have a `note`.
+A section of the record with `rows` says of each: `item` (what was tried), `tried` (how often), `survived`, `lost` (in
+words), perhaps a `note`. The section `fuzz` has a reader's counts in place of a row.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ PLACE = re.compile(r"(?<=<!-- from records/reliability.json -->\n).*?(?=<!-- end
 
 
 def table(record: dict[str, Any]) -> str:
-    """A row per item of every section, and below it the commands."""
+    """A row per item, and below it the commands of sections with rows."""
     lines = ["| what was tried | how often | survived | lost | |", "|---|---|---|---|---|"]
-    for section in record.values():
-        for row in section["rows"]:
-            cells = [row["item"], f"{row['tried']:,}", f"{row['survived']:,}", row["lost"], row.get("note", "")]
-            lines.append("| " + " | ".join(cells) + " |")
-    commands = [section["command"] for section in record.values()]
-    return "\n".join([*lines, "", "```bash", *commands, "```", ""])
+    sections = [section for section in record.values() if "rows" in section]
+    broken = [of_fuzzing(reader, counts) for reader, counts in record.get("fuzz", {}).items()]
+    for row in [*(row for section in sections for row in section["rows"]), *broken]:
+        cells = [row["item"], f"{row['tried']:,}", f"{row['survived']:,}", row["lost"], row.get("note", "")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *(f"- `{section['command']}`" for section in sections), ""])
+
+
+def of_fuzzing(reader: str, counts: dict[str, Any]) -> dict[str, Any]:
+    """An input survives if it is read rightly or refused by one line."""
+    inputs = counts["inputs"]
+    note = f"{counts['read']:,} were read, {counts['refused']:,} refused"
+    survived = inputs - counts["other_exceptions"]
+    return {"item": f"broken input: {reader}", "tried": inputs, "survived": survived, "lost": "", "note": note}
 
 
 def filled(page: str, record: dict[str, Any]) -> str:
