@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,56 +74,6 @@ def test_same_seed_same_weights_and_workers_change_nothing(drawn_dataset: Path, 
     other = train(config(drawn_dataset, tmp_path / "c", epochs=1, crop=4, seed=1))
     assert same(state(first), state(second))
     assert not same(state(first), state(other))
-
-
-def test_killed_and_resumed_run_equals_one_that_was_not(drawn_dataset: Path, tmp_path: Path) -> None:
-    whole = train(config(drawn_dataset, tmp_path / "whole", epochs=3, rates=(25, 75)))
-    arguments = ["--dataset_root", str(drawn_dataset), "--model", "light", "--bridge", "shuffle", "--epochs", "3"]
-    arguments += ["--batch_size", "2", "--no_wandb", "--workers", "1", "--rates", "25", "75", "--out", "killed"]
-    arguments += ["--recipe", "modern"]
-    process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train_retinaface.py"), *arguments, "--save_minutes", "0.0001"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
-        start_new_session=True,
-    )
-    folder = tmp_path / "killed"
-    deadline = time.monotonic() + 120
-    while not (folder / "weight_1.pth").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(np.random.default_rng().uniform(0, 0.5))  # anywhere: while saving, validating, in a step
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    resumed = train(config(drawn_dataset, tmp_path / "ignored", epochs=3, rates=(25, 75), resume=str(folder)))
-    assert resumed == folder
-    assert same(state(whole), state(folder))
-    compared = ("epoch", "loss", "val_ap", "lr")
-    rows = [[{k: row[k] for k in compared} for row in read_rows(f / "metrics.jsonl")] for f in (whole, folder)]
-    assert rows[0] == rows[1]
-
-
-def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
-    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    whole = train(config(drawn_dataset, tmp_path / "whole"))
-    steps = 0
-    step = loop.take_step
-
-    def step_then_interrupt(run, group) -> None:
-        nonlocal steps
-        step(run, group)
-        steps += 1
-        if steps == 6:  # the second of four in the second epoch
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(loop, "take_step", step_then_interrupt)
-    folder = train(config(drawn_dataset, tmp_path / "stopped"))
-    assert "stopped: interrupted. Continue with --resume" in capsys.readouterr().out
-    assert not (folder / "weight_final.pth").exists()
-    assert steps == 6
-    train(config(drawn_dataset, tmp_path / "x", resume=str(folder)))
-    assert steps == 8
-    assert same(state(whole), state(folder))
 
 
 def test_killed_in_the_first_epoch_is_resumed(
