@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, write_tree
 
-from latentface.model.checkpoint import load_checkpoint, load_plain
-from latentface.training import loop, setup, stopping, validation
+from latentface.model.checkpoint import load_checkpoint
+from latentface.torch_file import read_torch_file
+from latentface.training import journal, loop, setup, stopping, validation
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
@@ -40,6 +41,11 @@ def whole(root: Path) -> dict[str, torch.Tensor]:
     """The last weights of a run that nobody stopped."""
     torch.set_num_threads(2)
     return load_checkpoint(train(config(root, root / "whole")) / "weight_final.pth").state
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "draw_curves", lambda rows, path: None)  # half the time of these runs
 
 
 def assert_resumed_equals(whole: dict[str, torch.Tensor], root: Path, folder: Path) -> None:
@@ -86,7 +92,7 @@ def test_in_a_step(
     assert f"stopped: {reason}. Continue with --resume {folder}" in said.out
     assert f"{reason}: stopping after this step, then saving\n" in said.err
     assert said.err.count("still saving; once more stops at once") == len(signals) - 1
-    progress = load_plain(folder / "state.pth")["progress"]
+    progress = read_torch_file(folder / "state.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == (1, 1)  # the step was finished
     assert_resumed_equals(whole, root, folder)
 
@@ -96,7 +102,7 @@ def test_a_third_ctrl_c_leaves_at_once_with_the_last_state(root: Path, whole, tm
         patch.setattr(loop, "take_step", acting(loop.take_step, 4, lambda: send(*[signal.SIGINT] * 3)))
         with pytest.raises(KeyboardInterrupt):
             train(config(root, tmp_path / "run"))
-    progress = load_plain(tmp_path / "run" / "state.pth")["progress"]
+    progress = read_torch_file(tmp_path / "run" / "state.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == (1, 0)
     assert_resumed_equals(whole, root, tmp_path / "run")
 
@@ -108,7 +114,7 @@ def test_in_the_validation(root: Path, whole, tmp_path: Path, monkeypatch, capsy
         folder = train(config(root, tmp_path / "run", batch_size=1))
     assert "stopped: asked to terminate" in capsys.readouterr().out
     assert not (folder / "weight_1.pth").exists()
-    progress = load_plain(folder / "state.pth")["progress"]
+    progress = read_torch_file(folder / "state.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == (0, 4)
     train(config(root, tmp_path / "x", batch_size=1, resume=str(folder)))
     other = train(config(root, tmp_path / "other", batch_size=1))
@@ -141,7 +147,7 @@ def test_while_saving(signals: int, root: Path, whole, tmp_path: Path, monkeypat
         else:
             with pytest.raises(KeyboardInterrupt):
                 train(config(root, tmp_path / "run"))
-    progress = load_plain(tmp_path / "run" / "state.pth")["progress"]
+    progress = read_torch_file(tmp_path / "run" / "state.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == ((1, 1) if signals == 1 else (0, 2))
     assert not list((tmp_path / "run").glob(".*"))
     assert_resumed_equals(whole, root, tmp_path / "run")
@@ -201,7 +207,7 @@ def test_hours_count_from_the_start_not_from_the_first_step(root: Path, tmp_path
     monkeypatch.setattr(setup, "build_average", acting(setup.build_average, 1, lambda: late.__setitem__(0, 7200.0)))
     folder = train(config(root, tmp_path / "run", max_hours=1.0))
     assert "stopped: the time is up" in capsys.readouterr().out
-    assert load_plain(folder / "state.pth")["progress"]["batch"] == 1
+    assert read_torch_file(folder / "state.pth")["progress"]["batch"] == 1
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(root: Path, whole, tmp_path: Path, monkeypatch) -> None:
