@@ -145,9 +145,8 @@ def abuse(job: Job, root: Path, kills: int, random: np.random.Generator) -> Tall
 
 def row(job: Job, tally: Tally) -> dict[str, object]:
     """One line of the table in docs/reliability.md."""
-    lost = "nothing that was finished"
-    if tally.lost or job.name.startswith("training"):
-        lost = f"at most {tally.lost} steps of {STEPS} an epoch" if tally.lost != 1 else "at most 1 step"
+    many = "s" * (tally.lost != 1)
+    lost = f"at most {tally.lost} step{many}, of {STEPS} in an epoch" if tally.lost else "nothing that was finished"
     return {
         "item": f"kill -9: {job.name}",
         "tried": tally.kills,
