@@ -188,13 +188,13 @@ def test_channels_are_read_in_part_while_training_only(
     all_read = train(config(drawn_dataset, tmp_path / "all", epochs=1, channels_read=(256,)))
     assert same(state(plain), state(all_read))
     seen, validated = set(), set()
-    forward = loop.RetinaFace.forward
+    forward = step.RetinaFace.forward
 
     def watched(model, *arguments, **options):
         (seen if model.training else validated).add(model.normalisation.channels_read)
         return forward(model, *arguments, **options)
 
-    monkeypatch.setattr(loop.RetinaFace, "forward", watched)
+    monkeypatch.setattr(step.RetinaFace, "forward", watched)
     train(config(drawn_dataset, tmp_path / "part", epochs=6, val_every=6, channels_read=(8, 32, 96)))
     assert (seen, validated) == ({8, 32, 96}, {0})
 
