@@ -1,9 +1,9 @@
 """Files of `torch.save` from strangers: tensors and plain values, nothing that runs, nothing larger than the file.
 
 `torch.load(weights_only=True)` runs nothing out of a file, but takes the memory that the file asks for: a byte array
-of 100 GB, one number repeated a trillion times, an archive that unpacks to a thousand times its size; its versions
-before 2.9 read beyond the end of a tensor that is shorter than it claims. So the pickle in a file is gone through
-first, with stand-ins in the place of tensors, and what does not fit into the file itself is refused.
+of 100 GB, one number repeated a trillion times, an archive that unpacks to a thousand times its size; PyTorch 2.5
+reads beyond the end of a tensor that is shorter than it claims. So the pickle in a file is gone through first, with
+stand-ins in the place of tensors, and what does not fit into the file itself is refused.
 """
 
 from __future__ import annotations

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, combinations, groupby, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 
 from latentface.data.check_files import Split
-from latentface.data.check_findings import Finding, first_of
+from latentface.data.check_findings import Finding, Level, first_of
 from latentface.data.check_latents import Measure, Measured
 
 JPEG_AI_CHANNELS = 256
+PIXEL_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ MODELS = (
     Amplitude((50, 75), 4.95, 67.3, 210.0),
     Amplitude((100,), 12.1, 159.0, 468.5),
 )
+Kinds = dict[tuple[int, int | None], list[Measure]]  # by rate and the model index that the manifest has
+
 FEWEST = 5  # latents that make a median
 OTHER_MODEL = np.log(2.0)  # a median that is off by more has another model's amplitude, if that one's is nearer
 NO_MODEL = np.log(2.5)  # and beyond that from all of them: another codec
@@ -57,15 +60,18 @@ REMEDY_MIXED = (
 
 def check_amplitudes(split: Split, measured: Measured) -> Iterator[Finding]:
     """All checks of one split; those of single latents only where the rate as a whole is in order."""
-    ordered = sorted((one for one in measured.latents if one.deviation > 0), key=lambda one: one.rate)
-    by_rate = {rate: list(latents) for rate, latents in groupby(ordered, key=lambda one: one.rate)}
-    found = [finding for rate, latents in by_rate.items() for finding in _of_rate(split, rate, latents)]
-    yield from found
+    kinds: Kinds = {}
+    for one in measured.latents:
+        if one.deviation > 0:
+            kinds.setdefault(_kind(one), []).append(one)
+    kinds = dict(sorted(kinds.items(), key=lambda item: (item[0][0], item[0][1] or 0)))
+    found = [finding for (rate, _), latents in kinds.items() for finding in _of_kind(split, rate, latents)]
     codes = {finding.code for finding in found}
+    yield from found
+    yield from _rates_in_order(split, kinds, sure="not-jpegai" not in codes)
     if codes & {"wrong-rate", "another-codec"}:
         return
-    yield from _rates_in_order(split, by_rate)
-    bounds = () if "not-jpegai" in codes else _beyond_bounds(split, by_rate)
+    bounds = () if "not-jpegai" in codes else _beyond_bounds(split, kinds)
     told: set[str] = set()
     for finding in chain(_same_file(split, measured), _within_pictures(split, measured), bounds):
         if finding.where not in told:  # one line for each latent
@@ -74,8 +80,8 @@ def check_amplitudes(split: Split, measured: Measured) -> Iterator[Finding]:
             told.add(finding.where)
 
 
-def _of_rate(split: Split, rate: int, latents: list[Measure]) -> Iterator[Finding]:
-    """Integers in place of y_hat, another codec, another rate: of all latents of a rate together."""
+def _of_kind(split: Split, rate: int, latents: list[Measure]) -> Iterator[Finding]:
+    """Integers in place of y_hat, another codec, another rate: of all latents of a rate and model together."""
     place = f"{split.store.latent_dir}/*/latent_{rate}.npy" if not split.packed else str(split.store.split)
     yield from _whole_numbers(rate, place, latents)
     claimed = _claimed(latents)
@@ -92,36 +98,32 @@ def _of_rate(split: Split, rate: int, latents: list[Measure]) -> Iterator[Findin
     )
     told = latents[0].codec == "jpegai"
     if abs(off[nearest]) > NO_MODEL:
-        level = "error" if told else "note"
-        remedy = "the manifest names JPEG AI: encode again" if told else "fine, if these are another codec's latents"
-        yield Finding(level, "another-codec" if told else "not-jpegai", place, f"{seen}: another codec's", remedy)  # type: ignore[arg-type]
+        text = f"{seen}: another codec's"
+        if told:
+            yield Finding("error", "another-codec", place, text, "the manifest names JPEG AI: encode again")
+        else:
+            yield Finding("note", "not-jpegai", place, text, "fine, if these are another codec's latents")
     elif nearest != claimed and abs(off[claimed]) > OTHER_MODEL:
         rates = " or ".join(map(str, MODELS[nearest].rates))
         text = f"{seen}: these are of model {nearest}, which is rate {rates}"
-        yield Finding("error", "wrong-rate", place, text, REMEDY_NAMES)
+        chosen = not told and abs(nearest - claimed) == 1  # rate control may have preferred the next model
+        yield Finding("warning" if chosen else "error", "wrong-rate", place, text, REMEDY_NAMES)
 
 
 def _claimed(latents: list[Measure]) -> int | None:
-    """The JPEG AI model that most of these should be of: by the manifest, or by the rate where none says anything."""
+    """The JPEG AI model that these should be of: by the manifest, or by the rate where none says anything."""
     one = latents[0]
-    if one.codec == "jpegai":
-        indices = [latent.model_index for latent in latents if latent.model_index is not None]
-        if indices:
-            usual = max(set(indices), key=indices.count)
-            return usual if usual < len(MODELS) else None
-    elif one.codec != "unknown" or one.shape[0] != JPEG_AI_CHANNELS:
-        return None
-    return _model_of_rate(one.rate)
-
-
-def _model_of_rate(rate: int) -> int | None:
-    return next((index for index, model in enumerate(MODELS) if rate in model.rates), None)
+    if one.codec == "jpegai" and one.model_index is not None:
+        return one.model_index if one.model_index < len(MODELS) else None
+    if one.codec == "jpegai" or (one.codec == "unknown" and one.shape[0] == JPEG_AI_CHANNELS):
+        return next((index for index, model in enumerate(MODELS) if one.rate in model.rates), None)
+    return None
 
 
 def _whole_numbers(rate: int, place: str, latents: list[Measure]) -> Iterator[Finding]:
     shares = [one.whole for one in latents if one.whole is not None]
-    codec = latents[0].codec
-    if codec not in ("jpegai", "unknown") or not shares or np.median(shares) < ALL_WHOLE:
+    codec, channels = latents[0].codec, latents[0].shape[0]
+    if channels == PIXEL_CHANNELS or codec not in ("jpegai", "unknown") or not shares or np.median(shares) < ALL_WHOLE:
         return
     text = f"rate {rate}: whole numbers ({np.median(shares):.0%} of the values): not y_hat but the coded residual?"
     remedy = "JPEG AI's y_hat is real valued (mean + residual): dump model_y.y_hat and model_uv.y_hat"
@@ -130,17 +132,18 @@ def _whole_numbers(rate: int, place: str, latents: list[Measure]) -> Iterator[Fi
     yield Finding("error" if codec == "jpegai" else "warning", "integers", place, text, remedy)
 
 
-def _rates_in_order(split: Split, by_rate: dict[int, list[Measure]]) -> Iterator[Finding]:
-    """Of a codec that is not known: amplitudes do not shrink as the rate grows."""
+def _rates_in_order(split: Split, kinds: Kinds, sure: bool) -> Iterator[Finding]:
+    """Where no manifest says anything: JPEG AI's amplitudes do not shrink as the rate grows. `sure`: they are its."""
     medians = {
         rate: float(np.median([one.deviation for one in latents]))
-        for rate, latents in by_rate.items()
+        for (rate, _), latents in kinds.items()
         if len(latents) >= FEWEST and latents[0].codec == "unknown"
     }
     for low, high in pairwise(sorted(medians)):
         if np.log(medians[low] / medians[high]) > WITHIN_PICTURE:
             text = f"rate {high} has a smaller amplitude ({medians[high]:.3g}) than rate {low} ({medians[low]:.3g})"
-            yield Finding("warning", "rates-out-of-order", str(split.store.latent_dir), text, REMEDY_NAMES)
+            level: Level = "error" if sure and _claimed(kinds[low, None]) is not None else "warning"
+            yield Finding(level, "rates-out-of-order", str(split.store.latent_dir), text, REMEDY_NAMES)
 
 
 def _same_file(split: Split, measured: Measured) -> Iterator[Finding]:
@@ -164,21 +167,18 @@ def _coded_alike(split: Split, name: str, *rates: int) -> bool:
     return len(known) == len(rates) and len(set(known)) == 1
 
 
-def _beyond_bounds(split: Split, by_rate: dict[int, list[Measure]]) -> Iterator[Finding]:
+def _beyond_bounds(split: Split, kinds: Kinds) -> Iterator[Finding]:
     """Single latents whose values are larger than their model's can be, and too many that are too small."""
-    for rate, latents in by_rate.items():
+    for (rate, _), latents in kinds.items():
         claimed, told = _claimed(latents), latents[0].codec == "jpegai"
         if claimed is None or (not told and len(latents) < FEWEST):
             continue
         median = float(np.median([one.deviation for one in latents]))
         low = []
         for one in latents:
-            index = one.model_index if told and one.model_index is not None else claimed
-            if index >= len(MODELS):
-                continue
-            if one.largest > BEYOND * MODELS[index].largest:
-                yield _too_large(split, one, index, told)
-            elif index and one.largest < 1.1 * MODELS[index - 1].largest and one.deviation < 0.62 * median:
+            if one.largest > BEYOND * MODELS[claimed].largest:
+                yield _too_large(split, one, claimed, told)
+            elif claimed and one.largest < 1.1 * MODELS[claimed - 1].largest and one.deviation < 0.62 * median:
                 low.append(one.picture)
         if len(low) >= FEWEST and len(low) > LOW_SHARE * len(latents):
             text = (
@@ -216,6 +216,7 @@ def _within_pictures(split: Split, measured: Measured) -> Iterator[Finding]:
 
 
 def _kind(one: Measure) -> tuple[int, int | None]:
+    """Key of `Kinds`."""
     return one.rate, one.model_index
 
 

@@ -197,7 +197,7 @@ def from_the_corner(row: list[float]) -> list[float]:
 FAULTS: dict[str, Fault] = {
     "channels": (
         lambda r: rewrite(r / FOLDER / "latent_25.npy", lambda a: a[:192]),
-        "error", "channels-differ", "train", f"{FOLDER}/latent_25.npy", "192 channels, most latents here have 256",
+        "error", "channels-differ", "train", f"{FOLDER}/latent_25.npy", "192 channels, most latents of rate 25 have",
     ),
     "sizes": (
         lambda r: rewrite(r / FOLDER / "latent_25.npy", lambda a: a[:, :, :4]),
@@ -387,6 +387,20 @@ def test_rate_control_that_took_the_next_model_is_a_warning(root: Path, capsys: 
     result = found(root, capsys=capsys)
     [group] = [group for group in result["findings"] if group["level"] in ("error", "warning")]
     assert (group["code"], group["level"], group["count"]) == ("mixed-models", "warning", 1)
+
+
+def test_all_of_the_next_model_is_an_error_only_where_the_rates_or_a_manifest_contradict(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for split in PICTURES:
+        for folder in (root / split / "latent").iterdir():
+            swap(folder / "latent_25.npy", folder / "latent_75.npy")
+    result = found(root, capsys=capsys)
+    assert codes(result, "error") == {"rates-out-of-order"}
+    assert codes(result, "warning") == {"wrong-rate"}
+    assert codes(found(root, "--rates", "75", capsys=capsys), "error") == set()
+    with_manifest(root)
+    assert codes(found(root, "--rates", "75", capsys=capsys), "error") == {"wrong-rate"}
 
 
 def test_a_rate_alone_that_mixes_models_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

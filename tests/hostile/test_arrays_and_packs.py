@@ -204,7 +204,6 @@ def test_names_in_shards_that_are_none(name, tmp_path):
         (torch.ones(2, 3, 4), r"torch.float32 \[2, 3, 4\], expected int8 \[h, w, C\]"),
         (torch.ones(2, 3, 4, dtype=torch.bfloat16), "torch.bfloat16"),
         (torch.ones(2, 3, 4, dtype=torch.bool), "torch.bool"),
-        (torch.ones(2, 3, 4, dtype=torch.float8_e4m3fn), "torch.float8_e4m3fn"),
         (torch.ones(3, 4, dtype=torch.int8), r"shape \[3, 4\], expected \[h, w, C\]"),
         (torch.ones((), dtype=torch.int8), r"shape \[\], expected"),
         (torch.ones(0, 3, 4, dtype=torch.int8), r"shape \[0, 3, 4\], expected"),
