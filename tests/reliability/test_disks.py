@@ -161,10 +161,10 @@ def command_cases(root: Path, dataset: Path, weights: Path) -> Iterator[dict[str
 
 
 def line_of(result: dict[str, Any]) -> str:
-    """The one line that a mistake gives."""
+    """The one line that a mistake gives, after what was said before it."""
     assert result["status"] == 2, result
-    line = result["err"].removeprefix("latentface: error: ")
-    assert line != result["err"]
+    before, found, line = result["err"].rpartition("latentface: error: ")
+    assert found, before
     assert line.count("\n") == 1, line
     return line
 
