@@ -16,6 +16,7 @@ from conftest import REPOSITORY, write_tree
 from latentface.data.labels import read_labels, write_labels
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
+from latentface.model.retinaface import RetinaFace
 from latentface.training import journal, loop, setup, step
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
@@ -188,13 +189,13 @@ def test_channels_are_read_in_part_while_training_only(
     all_read = train(config(drawn_dataset, tmp_path / "all", epochs=1, channels_read=(256,)))
     assert same(state(plain), state(all_read))
     seen, validated = set(), set()
-    forward = step.RetinaFace.forward
+    forward = RetinaFace.forward
 
     def watched(model, *arguments, **options):
         (seen if model.training else validated).add(model.normalisation.channels_read)
         return forward(model, *arguments, **options)
 
-    monkeypatch.setattr(step.RetinaFace, "forward", watched)
+    monkeypatch.setattr(RetinaFace, "forward", watched)
     train(config(drawn_dataset, tmp_path / "part", epochs=6, val_every=6, channels_read=(8, 32, 96)))
     assert (seen, validated) == ({8, 32, 96}, {0})
 
