@@ -85,6 +85,11 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | N
     except BrokenPipeError:  # the reader of our output has gone: `latentface ... | head`
         sys.stderr.close()
         return 141
+    except OSError as error:  # of the machine: a log on a full disk, a drive that fails
+        if debug:
+            raise
+        print(f"latentface: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(words: list[str], defaults: Mapping[str, Any] | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -62,22 +63,51 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
     """Gives a temporary path in the same folder; what was written there takes the place of `path` in one step.
 
-    If anything goes wrong `path` stays as it was. Raises LatentFaceError where the folder cannot be written.
+    If anything goes wrong `path` stays as it was; a process that is killed leaves at most the temporary file, which
+    the next attempt writes over. Flushed to the disk first, so that a loss of power leaves no empty file either (some
+    milliseconds; `flush=False` for many small results that the same command makes again).
+
+    Raises LatentFaceError where the file cannot be written.
     """
     temporary = Path(path).with_name(f".{Path(path).name}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
         yield temporary
+        if flush:
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise LatentFaceError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
+        if (cause := _disk_error(error)) is not None:
+            raise unwritable(path, cause) from error
         raise
+
+
+def unwritable(path: str | Path, error: OSError) -> LatentFaceError:
+    """What to tell the user of a file or folder that cannot be written."""
+    remedy = "check folder and disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "make room on that disk or write elsewhere"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "name a folder that you may write"
+    return LatentFaceError(f"{path}: cannot be written ({error.strerror or error}); {remedy}; earlier files are intact")
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The system's error behind one of a writer: torch and safetensors meet a full disk with errors of their own."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, LatentFaceError) or not isinstance(error, Exception):
+        return None
+    if isinstance(error.__context__, OSError):
+        return error.__context__
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def make_folder(path: str | Path, flag: str, within: str | Path | None = None) -> Path:

@@ -72,6 +72,12 @@ class LatentBatch:
         landmarks = self.landmarks[row, real].numpy().reshape(-1, 5, 2)
         return self.boxes[row, real].numpy(), landmarks, self.ignore[row, real].numpy()
 
+    def share_memory(self) -> None:
+        """Moves all tensors into shared memory; RuntimeError where there is not enough."""
+        for value in vars(self).values():
+            if isinstance(value, Tensor):
+                value.share_memory_()
+
     def pin_memory(self) -> LatentBatch:
         """Called by the loader when it prepares batches for a GPU."""
         pinned: dict[str, Any] = {k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)}

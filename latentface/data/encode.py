@@ -32,7 +32,8 @@ from latentface.data.encode_worker import CodecFactory, run_tasks
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.pictures import CROP_RANGE, Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, name_problem
+from latentface.files import base_name, make_folder, name_problem
+from latentface.lock import sole_writer
 from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
@@ -123,22 +124,23 @@ def encode(
     file_bytes = _file_bytes(codec, config)
     labels = read_labels(config.labels) if config.labels else None
     sources = _sources(config, labels, say)
-    tree = Tree(config, file_bytes)
-    tasks = list(tree.tasks(sources.found))
-    tree.split.open()
-    skipped: list[str] = []
-    written = 0
-    workers = min(config.workers or cores(), len(tasks))
-    if workers > 1:
-        codec = None  # each worker opens its own
-    with closing(run_tasks(config, codec_factory, codec, tasks, workers)) as outcomes:
-        for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
-            tree.split.add(outcome.rows)
-            written += len(outcome.rows)
-            if outcome.problem:
-                skipped.append(outcome.problem)
-                say(f"skipped {outcome.problem}")
-    tree.split.close(labels)
+    with sole_writer(make_folder(config.out, "--out"), "--out"):
+        tree = Tree(config, file_bytes)
+        tasks = list(tree.tasks(sources.found))
+        tree.split.open()
+        skipped: list[str] = []
+        written = 0
+        workers = min(config.workers or cores(), len(tasks))
+        if workers > 1:
+            codec = None  # each worker opens its own
+        with closing(run_tasks(config, codec_factory, codec, tasks, workers)) as outcomes:
+            for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
+                tree.split.add(outcome.rows)
+                written += len(outcome.rows)
+                if outcome.problem:
+                    skipped.append(outcome.problem)
+                    say(f"skipped {outcome.problem}")
+        tree.split.close(labels)
     return replace(
         tree.summary(sources.found),
         written=written,

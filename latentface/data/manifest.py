@@ -24,6 +24,7 @@ photograph's part, not of the padding. Keys unknown here are tolerated.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any, TypeVar
 
 from latentface.codecs.base import Latent
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, name_problem, parse_json, replacing
+from latentface.files import base_name, name_problem, parse_json, replacing, unwritable
 
 MANIFEST_NAME = "latents.jsonl"
 REMEDY = "run the same encode command again"
@@ -135,12 +136,18 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> None:
 
 
 def append(path: str | Path, rows: Iterable[ManifestRow]) -> None:
-    """Adds rows to a manifest whose last line is complete; they are in the file when this returns."""
+    """Adds rows to a manifest whose last line is complete; they are in the file when this returns, or none is."""
+    path = Path(path)
     try:
-        with Path(path).open("a", encoding="utf-8", newline="\n") as file:
-            file.write("".join(map(_line, rows)))
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("".join(map(_line, rows)))
+        except OSError:
+            os.truncate(path, size)
+            raise
     except OSError as error:
-        raise LatentFaceError(f"{path}: cannot be written ({error.strerror}); check folder and disk") from error
+        raise unwritable(path, error) from error
 
 
 def _line(row: ManifestRow) -> str:

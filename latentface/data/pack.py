@@ -23,10 +23,12 @@ from latentface.data.packed import DTYPES, PackInfo, Shard, group_of, open_shard
 from latentface.data.stores import PACK_NAME, TreeStore, available_rates, find_labels
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing, sha256
+from latentface.lock import sole_writer
 from latentface.options import option
 from latentface.progress import progress
 
 SHARD_BYTES = 128 << 20  # of a shard: large enough to be few, small enough to be held in memory twice
+ORIGIN = "latentface"  # the entry of a shard's metadata that says which packing it belongs to
 SAMPLE = 512  # latents of each group that ranges and errors are estimated on
 
 Key = tuple[str, int]  # picture, rate
@@ -84,9 +86,10 @@ def run(config: PackConfig) -> int:
     splits = {name: _open_split(root / name, config) for name in config.splits or _splits_of(root)}
     out = make_folder(config.out, "--out")
     plans = {name: _plan(split, config) for name, split in splits.items()}
-    _refuse_without_room(out, splits, plans)
-    for name, split in splits.items():
-        _pack_split(split, make_folder(out / name, "--out", within=out), *plans[name])
+    with sole_writer(out, "--out"):
+        _refuse_without_room(out, splits, plans)
+        for name, split in splits.items():
+            _pack_split(split, make_folder(out / name, "--out", within=out), *plans[name])
     print(f"{out}: give it as --dataset_root in place of {root}")
     return 0
 
@@ -249,13 +252,11 @@ def _write_shard(
         errors.append(error)
         tensors[tensor_name(*key)] = torch.from_numpy(np.ascontiguousarray(stored.transpose(1, 2, 0)))
     total = _total(errors)
+    origin = json.dumps(
+        {"fingerprint": fingerprint, "error": total}
+    )  # one entry: safetensors writes several in any order
     with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"fingerprint": fingerprint, "error": json.dumps(total)})
-        except Exception as failure:  # the library has an error of its own for a full disk
-            if isinstance(failure, (OSError, KeyboardInterrupt)):
-                raise
-            raise OSError(None, str(failure)) from failure
+        save_file(tensors, temporary, metadata={ORIGIN: origin})
     return total
 
 
@@ -264,10 +265,10 @@ def _kept_error(path: Path, fingerprint: str) -> dict[str, float] | None:
     if not path.is_file():
         return None
     try:
-        metadata = open_shard(path).metadata() or {}
-    except LatentFaceError:
+        origin = json.loads((open_shard(path).metadata() or {})[ORIGIN])
+        return origin["error"] if origin["fingerprint"] == fingerprint else None
+    except (LatentFaceError, KeyError, TypeError, ValueError):
         return None
-    return json.loads(metadata["error"]) if metadata.get("fingerprint") == fingerprint else None
 
 
 def _total(errors: list[dict[str, float]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -176,8 +177,10 @@ def save_latent(path: Path, array: np.ndarray, dtype: str) -> None:
         stored = np.ascontiguousarray(array, dtype=dtype)
     if not np.isfinite(stored).all():
         raise LatentFaceError(f"{path}: the codec's latent is not finite as {dtype}; encode with --dtype float32")
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, stored, allow_pickle=False)
+    content = io.BytesIO()  # NumPy's own writing to a file does not say why a disk refused
+    np.save(content, stored, allow_pickle=False)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def rate_of(path: str | Path) -> int | None:

@@ -111,7 +111,7 @@ def write_prediction(folder: Path, name: str, boxes: np.ndarray, scores: np.ndar
     lines = [path.stem, str(len(rows))]
     lines += [f"{x:.3f} {y:.3f} {width:.3f} {height:.3f} {score:.7g}" for x, y, width, height, score in rows.tolist()]
     make_folder(path.parent, "--out", within=folder)
-    with replacing(path) as temporary:
+    with replacing(path, flush=False) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
     return path
 

@@ -312,7 +312,7 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
             )
         ],
     }
-    with replacing(out / f"{source.name}.json") as temporary:
+    with replacing(out / f"{source.name}.json", flush=False) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if not config.no_pictures:
         save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))

@@ -125,5 +125,5 @@ def place_photograph(
 
 
 def save_picture(path: Path, rgb: np.ndarray) -> None:
-    with replacing(path) as temporary:
+    with replacing(path, flush=False) as temporary:
         Image.fromarray(rgb).save(temporary, format="PNG")

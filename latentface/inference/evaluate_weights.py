@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from latentface.data.batches import collate_by_shape
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import ManifestRow
+from latentface.data.reading import deaths_explained, load_batches
 from latentface.data.sizes import label_frame
 from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
@@ -66,7 +66,8 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         protocol["channels"] = config.channels
     if config.frame != "picture":
         protocol["frame"] = config.frame
-    scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
+    with deaths_explained():
+        scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
     return {"protocol": protocol, "data": data, "rates": scores, "versions": versions()}
 
 
@@ -117,7 +118,7 @@ def _results(
     config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset
 ) -> Iterator[tuple[str, tuple[int, int], PictureResult]]:
     """Name, picture size (width, height), and what was found and is there, picture by picture."""
-    loader = DataLoader(dataset, batch_size=config.batch_size, collate_fn=collate_by_shape, num_workers=config.workers)
+    loader = load_batches(dataset, collate_by_shape, config.workers, batch_size=config.batch_size)
     for groups in progress(loader, f"rate {dataset.rates[0]}", len(loader), unit="batch"):
         for batch in groups:
             latents = batch.decoded()

@@ -8,8 +8,6 @@ A bare state dict (also one whose keys start with `module.`) is read too; its sh
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from latentface.errors import LatentFaceError
+from latentface.files import replacing
 from latentface.machine import versions
 from latentface.model import published
 from latentface.model.config import BACKBONES, BRIDGE_ENTERS, ModelConfig, fits
@@ -65,24 +64,9 @@ def save_checkpoint(path: str | Path, model: RetinaFace, facts: dict[str, Any]) 
 
 
 def save_atomically(content: dict[str, Any], path: str | Path) -> None:
-    """torch.save to a temporary file beside `path`, flushed to disk, then renamed over it."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer meets a full disk with a RuntimeError of its own
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise LatentFaceError(
-            f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause}); earlier files are intact"
-        ) from error
-    finally:
-        with suppress(OSError):  # renamed already where all went well
-            temporary.unlink()
+    """torch.save by `replacing`; into a file of ours, as torch's own says nothing of why a disk refused."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
@@ -113,6 +97,11 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
             f"{path} holds a {checkpoint.config.backbone}, not a {network}: ask for {checkpoint.config.backbone}"
         )
     return checkpoint
+
+
+def is_of_epoch(path: Path, epoch: int) -> bool:
+    """Whether `path` is there and was saved after that epoch."""
+    return path.is_file() and load_checkpoint(path).facts.get("epoch") == epoch
 
 
 def load_strictly(model: RetinaFace, state: dict[str, Tensor], origin: str) -> None:

@@ -54,9 +54,7 @@ def start_as(
 
     Raises LatentFaceError where teacher and model differ in more than their entry.
     """
-    bridge = model.entry
-    if not isinstance(bridge, ResidualBridge) or {teacher.config.backbone, model.config.backbone} != {"mobilenet"}:
-        raise LatentFaceError("--fit_entry needs --model mobilenet --bridge residual and a teacher with a mobilenet")
+    bridge = refuse_unlike(teacher, model)
     own = {name: t for name, t in model.state_dict().items() if name.startswith(OWN_PARTS)}
     theirs = {name: t for name, t in teacher.state_dict().items() if not name.startswith(OWN_PARTS)}
     load_strictly(model, own | theirs, "--teacher")
@@ -66,6 +64,13 @@ def start_as(
         _fit_projection(teacher, model, batches)
     _fit_expansion(teacher, model, bridge, batches)
     _descend(teacher, model, loader, steps, precision)
+
+
+def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> ResidualBridge:
+    """The entry that can be fitted; raises LatentFaceError where teacher and model are not of one kind."""
+    if not isinstance(model.entry, ResidualBridge) or {teacher.config.backbone, model.config.backbone} != {"mobilenet"}:
+        raise LatentFaceError("--fit_entry needs --model mobilenet --bridge residual and a teacher with a mobilenet")
+    return model.entry
 
 
 @torch.enable_grad()
@@ -82,8 +87,14 @@ def _descend(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, steps: 
         with torch.autocast(goal.device.type, dtype=precision, enabled=precision != torch.float32):
             found = model.entry(_projected(model, batch))
         error = (found.float() - goal).square().mean(dim=(0, 2, 3))
+        loss = (error / goal.var(dim=(0, 2, 3)).clamp(min=1e-6)).mean()
+        if not loss.isfinite():
+            raise LatentFaceError(
+                f"the loss of --fit_entry is not finite in step {step + 1}, pictures {', '.join(batch.names)}: look at "
+                "their latents, or give --precision float32"
+            )
         optimizer.zero_grad(set_to_none=True)
-        (error / goal.var(dim=(0, 2, 3)).clamp(min=1e-6)).mean().backward()
+        loss.backward()
         optimizer.step()
     model.eval()
 

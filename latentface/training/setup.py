@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from latentface.data.batches import EpochBatches, collate
 from latentface.data.check import quick_check
 from latentface.data.check_files import Place
 from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.reading import load_batches
 from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
 from latentface.data.stores import find_labels
 from latentface.errors import LatentFaceError
-from latentface.files import make_folder, replacing
 from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.config import RESNETS, ModelConfig
@@ -29,11 +28,23 @@ from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
-from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
-from latentface.training.entry import OWN_PARTS
+from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.state import STATE_NAME
 from latentface.training.teacher import load_teacher
+
+
+def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """What is left open is decided once, so that a resumed run keeps its arithmetic.
+
+    A run that was stopped before its first state is begun again, in its folder.
+    """
+    if config.resume and not (Path(config.resume) / STATE_NAME).is_file():
+        print(f"{config.resume}: stopped before anything was saved, so it begins again")
+        config = replace(config, out=config.resume, resume="")
+    precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
+    return replace(config, precision=precision, workers=pick_workers(config.workers, device))
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -201,6 +212,8 @@ def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.dev
         return None
     distillation = Distillation(load_teacher(config.teacher).to(device), config.loss_weights)
     distillation.check(model.config)
+    if config.fit_entry:
+        refuse_unlike(distillation.teacher, model)
     return distillation
 
 
@@ -238,7 +251,21 @@ def build_optimizer(config: TrainConfig, model: RetinaFace) -> torch.optim.Optim
     groups = [{"params": parameters[True], "factor": config.entry_lr}, {"params": parameters[False], "factor": 1.0}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay, fused=True)
+    for parameter in (p for group in groups for p in group["params"]):  # type: ignore[attr-defined]
+        # Else the fused step takes whatever is in memory for the momentum where the scaler skips the first one.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def build_scaler(device: torch.device, precision: torch.dtype) -> torch.amp.GradScaler:
+    """Scales float16's gradients; in every precision it skips a step whose gradients are not finite.
+
+    Outside float16 the scale only counts: it starts at 1, every skipped step halves it, which changes no other bit.
+    """
+    if precision == torch.float16:
+        return torch.amp.GradScaler(device.type)
+    return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
 
 
 def training_mode(model: RetinaFace, *, freeze: bool, keep_statistics: bool = False) -> None:
@@ -254,57 +281,5 @@ def training_mode(model: RetinaFace, *, freeze: bool, keep_statistics: bool = Fa
 def build_loader(
     config: TrainConfig, dataset: NestedLatentWiderFaceDataset, batches: EpochBatches, device: torch.device
 ) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        **worker_options(config),
-    )
-
-
-def worker_options(config: TrainConfig, *, few: bool = False) -> dict[str, Any]:
-    """`few`: for a handful of batches, processes are not worth starting."""
-    if few or config.workers == 0:
-        return {"num_workers": 0}
-    return {"num_workers": config.workers, "worker_init_fn": _leave_signals}
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the main one decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def experiment_folder(config: TrainConfig) -> Path:
-    """The folder to continue in, or a new one. Raises LatentFaceError for one that already holds a run."""
-    if config.resume:
-        return Path(config.resume)
-    folder = Path(config.out) if config.out else _next_free(config)
-    if (folder / STATE_NAME).exists():
-        raise LatentFaceError(
-            f"{folder} already holds a run: continue it with --resume {folder}, or give another --out"
-        )
-    return make_folder(folder, "--out")
-
-
-def _next_free(config: TrainConfig) -> Path:
-    name = f"{config.model}_{'_'.join(map(str, config.used_rates))}"
-    number = 1
-    while (folder := Path("runs") / f"{name}_{number:03d}").exists():
-        number += 1
-    return folder
-
-
-def plain_settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-
-
-def save_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    import yaml
-
-    settings = plain_settings(config)
-    kept = {name: value for name, value in settings.items() if name != "resume"}
-    with replacing(folder / SETTINGS_NAME) as temporary:
-        temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
-    return settings
+    pin = device.type == "cuda"
+    return load_batches(dataset, collate, config.workers, batch_sampler=batches, pin_memory=pin)

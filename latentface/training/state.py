@@ -26,6 +26,8 @@ class Progress:
     pictures: int = 0  # seen in that epoch
     seconds: float = 0.0  # spent in that epoch, all its parts together
     best: float = -1.0
+    skipped: int = 0  # steps of that epoch whose loss or gradients were not finite
+    bad_in_a_row: int = 0  # the last steps, if skipped or with a loss beyond sense; over the ends of epochs too
     sums: dict[str, float] = field(default_factory=dict)  # of losses x pictures
 
     def add(self, losses: dict[str, float], pictures: int, batches: int) -> None:
@@ -34,8 +36,13 @@ class Progress:
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + loss * pictures
 
+    def skip_step(self, batch: int) -> None:
+        """A step that changed nothing and ended before `batch`."""
+        self.batch = batch
+        self.skipped += 1
+
     def next_epoch(self) -> None:
-        fresh = Progress(epoch=self.epoch + 1, best=self.best)
+        fresh = Progress(epoch=self.epoch + 1, best=self.best, bad_in_a_row=self.bad_in_a_row)
         self.__dict__.update(fresh.__dict__)
 
 
@@ -102,7 +109,8 @@ def load_state(
         if average is not None:
             average.load_state_dict(content["average"])
         optimizer.load_state_dict(content["optimizer"])
-        scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # of a run before every precision had one: as it starts
+            scaler.load_state_dict(content["scaler"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         first_line = str(error).partition("\n")[0]  # torch lists every tensor
         raise LatentFaceError(f"{path}: does not belong to a run with these settings ({first_line})") from error

@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_old_file(bytes_to_write, tmp_path, monkeypatch):
     save_atomically({"old": 1}, path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda self, mode: FullDisk(self, mode))
-        with pytest.raises(LatentFaceError, match=r"cannot be written \(No space left on device\); earlier"):
+        with pytest.raises(LatentFaceError, match=r"cannot be written \(No space left on device\); make room on that"):
             save_atomically({"new": torch.zeros(bytes_to_write, dtype=torch.uint8)}, path)
     assert_untouched(path)
 

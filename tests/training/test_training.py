@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +16,8 @@ from conftest import REPOSITORY, write_tree
 from latentface.data.labels import read_labels, write_labels
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
-from latentface.training import journal, loop, setup
+from latentface.model.retinaface import RetinaFace
+from latentface.training import journal, loop, setup, step
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
@@ -79,56 +77,6 @@ def test_same_seed_same_weights_and_workers_change_nothing(drawn_dataset: Path, 
     assert not same(state(first), state(other))
 
 
-def test_killed_and_resumed_run_equals_one_that_was_not(drawn_dataset: Path, tmp_path: Path) -> None:
-    whole = train(config(drawn_dataset, tmp_path / "whole", epochs=3, rates=(25, 75)))
-    arguments = ["--dataset_root", str(drawn_dataset), "--model", "light", "--bridge", "shuffle", "--epochs", "3"]
-    arguments += ["--batch_size", "2", "--no_wandb", "--workers", "1", "--rates", "25", "75", "--out", "killed"]
-    arguments += ["--recipe", "modern"]
-    process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train_retinaface.py"), *arguments, "--save_minutes", "0.0001"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
-        start_new_session=True,
-    )
-    folder = tmp_path / "killed"
-    deadline = time.monotonic() + 120
-    while not (folder / "weight_1.pth").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(np.random.default_rng().uniform(0, 0.5))  # anywhere: while saving, validating, in a step
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    resumed = train(config(drawn_dataset, tmp_path / "ignored", epochs=3, rates=(25, 75), resume=str(folder)))
-    assert resumed == folder
-    assert same(state(whole), state(folder))
-    compared = ("epoch", "loss", "val_ap", "lr")
-    rows = [[{k: row[k] for k in compared} for row in read_rows(f / "metrics.jsonl")] for f in (whole, folder)]
-    assert rows[0] == rows[1]
-
-
-def test_interrupt_saves_inside_an_epoch_and_resumes_exactly(
-    drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    whole = train(config(drawn_dataset, tmp_path / "whole"))
-    steps = 0
-    step = loop._step
-
-    def step_then_interrupt(run, group) -> None:
-        nonlocal steps
-        step(run, group)
-        steps += 1
-        if steps == 6:  # the second of four in the second epoch
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(loop, "_step", step_then_interrupt)
-    folder = train(config(drawn_dataset, tmp_path / "stopped"))
-    assert "stopped: interrupted. Continue with --resume" in capsys.readouterr().out
-    assert not (folder / "weight_final.pth").exists()
-    assert steps == 6
-    train(config(drawn_dataset, tmp_path / "x", resume=str(folder)))
-    assert steps == 8
-    assert same(state(whole), state(folder))
-
-
 def test_killed_in_the_first_epoch_is_resumed(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +84,7 @@ def test_killed_in_the_first_epoch_is_resumed(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", die)
+        patch.setattr(loop, "take_step", die)
         with pytest.raises(RuntimeError, match="killed"):
             train(config(drawn_dataset, tmp_path / "killed", epochs=1))
     train(config(drawn_dataset, tmp_path / "x", epochs=1, resume=str(tmp_path / "killed")))
@@ -191,8 +139,8 @@ def test_accumulating_single_pictures_sees_every_picture(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
-    step = loop._step
-    monkeypatch.setattr(loop, "_step", lambda run, group: (groups.append(len(group)), step(run, group)))
+    step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda run, group: (groups.append(len(group)), step(run, group)))
     train(config(drawn_dataset, tmp_path / "run", epochs=1, batch_size=2, accumulate=3))
     assert groups == [3, 1]  # seven pictures: four batches
 
@@ -241,13 +189,13 @@ def test_channels_are_read_in_part_while_training_only(
     all_read = train(config(drawn_dataset, tmp_path / "all", epochs=1, channels_read=(256,)))
     assert same(state(plain), state(all_read))
     seen, validated = set(), set()
-    forward = loop.RetinaFace.forward
+    forward = RetinaFace.forward
 
     def watched(model, *arguments, **options):
         (seen if model.training else validated).add(model.normalisation.channels_read)
         return forward(model, *arguments, **options)
 
-    monkeypatch.setattr(loop.RetinaFace, "forward", watched)
+    monkeypatch.setattr(RetinaFace, "forward", watched)
     train(config(drawn_dataset, tmp_path / "part", epochs=6, val_every=6, channels_read=(8, 32, 96)))
     assert (seen, validated) == ({8, 32, 96}, {0})
 
@@ -297,13 +245,13 @@ def test_used_directory_is_refused(drawn_dataset: Path, tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_names_the_pictures_and_keeps_the_weights(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = loop._losses
+    losses = step.compute_losses
 
     def explode(run, batch):
         found = losses(run, batch)
         return found if run.progress.epoch == 0 else found | {"total": found["total"] * float("inf")}
 
-    monkeypatch.setattr(loop, "_losses", explode)
+    monkeypatch.setattr(step, "compute_losses", explode)
     with pytest.raises(LatentFaceError, match=r"not finite in epoch 2, batch 1 .*pictures drawn_1_\d, drawn_1_\d"):
         train(config(drawn_dataset, tmp_path / "run"))
     assert all(t.isfinite().all() for t in state(tmp_path / "run", "weight_1.pth").values())

@@ -1,0 +1,64 @@
+"""The experiment directory: made once, held by one process, with the settings in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from latentface.errors import LatentFaceError
+from latentface.files import make_folder, replacing, unwritable
+from latentface.lock import sole_writer
+from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.state import STATE_NAME
+
+
+@contextmanager
+def experiment_folder(config: TrainConfig) -> Iterator[Path]:
+    """The folder to continue in, or a new one with its settings in it, for this process alone.
+
+    Raises LatentFaceError for one that another process is training in, and for a new one that already holds a run.
+    """
+    if config.resume:
+        with sole_writer(Path(config.resume), "--resume"):
+            yield Path(config.resume)
+        return
+    folder = make_folder(config.out, "--out") if config.out else _make_next(config)
+    with sole_writer(folder, "--out"):
+        if (folder / STATE_NAME).exists():
+            raise LatentFaceError(
+                f"{folder} already holds a run: continue it with --resume {folder}, or give another --out"
+            )
+        save_settings(config, folder)  # before anything that takes time: a killed run is resumed with them
+        yield folder
+
+
+def _make_next(config: TrainConfig) -> Path:
+    """The first folder under runs/ that is not there yet; of two processes only one can make it."""
+    runs = make_folder("runs", "--out")
+    number = 1
+    while True:
+        folder = runs / f"{config.model}_{'_'.join(map(str, config.used_rates))}_{number:03d}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise unwritable(folder, error) from error
+
+
+def plain_settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+
+
+def save_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    import yaml
+
+    settings = plain_settings(config)
+    kept = {name: value for name, value in settings.items() if name != "resume"}
+    with replacing(folder / SETTINGS_NAME) as temporary:
+        temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    return settings
