@@ -138,14 +138,9 @@ def _against_manifest(split: Split, one: Measure, values: np.ndarray, stored: St
     row = split.rows.get(one.picture)
     if row is None:
         return
-    _, rows, columns = one.shape
-    told = (row.content_width + row.pad_right, row.content_height + row.pad_bottom)
-    made = (columns * row.stride, rows * row.stride)
-    if any(abs(a - b) >= row.stride for a, b in zip(told, made, strict=True)):
-        text = (
-            f"{one.picture} is {told[0]}x{told[1]} pixels here, its latent of {columns}x{rows} cells of {row.stride} "
-            f"is {made[0]}x{made[1]}"
-        )
+    if row.cells != one.shape[1:]:
+        (rows, columns), (told_rows, told_columns) = one.shape[1:], row.cells
+        text = f"{one.picture} has {told_columns}x{told_rows} cells here, its latent of rate {one.rate} {columns}x{rows}"
         remedy = "latents and manifest are of different encodings: encode this picture again"
         line = split.manifest_line(one.picture)
         yield Finding("error", "size-not-in-manifest", str(split.manifest), text, remedy, line, picture=one.picture)
@@ -176,7 +171,7 @@ def off_step(values: np.ndarray, step: float) -> float | None:
 def _unreadable(split: Split, name: str, rate: int, place: str, error: LatentFaceError) -> Finding:
     if isinstance(split.store, TreeStore):
         path = split.store.path(name, rate)
-        reason = damage(path) or str(error).removeprefix(f"{path}: ")
+        reason = (None if path.is_symlink() else damage(path)) or str(error).removeprefix(f"{path}: ")
         return Finding("error", "unreadable-latent", place, reason, WRITE_AGAIN, picture=name)
     remedy = "latentface pack DIR --verify reads all of it; pack it again"
     return Finding("error", "unreadable-latent", place, str(error), remedy, picture=name)

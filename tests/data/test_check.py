@@ -474,7 +474,7 @@ def test_labels_that_never_reach_beyond_a_smaller_photograph(tmp_path: Path, cap
 
 MANIFEST = "train/latents.jsonl:4"
 ROWS = {  # changes of the fourth row of train's manifest -> code, place, message
-    "size": ({"pad_right": 64}, "size-not-in-manifest", MANIFEST, "train_03 is 192x128 pixels here, its latent of 8x8"),
+    "size": ({"pad_right": 64}, "size-not-in-manifest", MANIFEST, "train_03 has 12x8 cells here, its latent of rate 12 8x8"),
     "stride": ({"stride": 8}, "strides-differ", MANIFEST, "several strides: 16 (11), 8 (1)"),
     "codec": (
         {"latents": {rate: LatentEntry("dct", 0, None, 0.1, True) for rate in RATES}}, "codecs-differ", MANIFEST,
