@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,12 +215,14 @@ def _other_format(head: bytes) -> str:
 
 
 def shapes_apart(split: Split, measured: Measured) -> Iterator[Finding]:
-    """Latents with another number of channels than most, and pictures whose rates differ in size."""
-    counts = Counter(one.shape[0] for one in measured.latents)
-    usual = counts.most_common(1)[0][0] if counts else 0
+    """Latents with another number of channels than most of their rate, and pictures whose rates differ in size."""
+    counts: dict[int, Counter[int]] = defaultdict(Counter)
     for one in measured.latents:
+        counts[one.rate][one.shape[0]] += 1
+    for one in measured.latents:
+        usual = counts[one.rate].most_common(1)[0][0]
         if one.shape[0] != usual:
-            text = f"{one.shape[0]} channels, most latents here have {usual}: one model needs one number"
+            text = f"{one.shape[0]} channels, most latents of rate {one.rate} have {usual}: a rate needs one number"
             remedy = "made by another codec: sort them apart, or leave the pictures out (--fix lists them)"
             place = split.store.place(one.picture, one.rate)
             yield Finding("error", "channels-differ", place, text, remedy, picture=one.picture)

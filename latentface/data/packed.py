@@ -86,9 +86,10 @@ def _check(info: PackInfo) -> None:
             raise ValueError(f"{shard.file!r} leaves the folder")
     if info.scale.keys() != info.offset.keys() or bool(info.scale) != (info.dtype == "int8"):
         raise ValueError("tables of scales are missing, or not wanted")
-    tables = [np.asarray(table, np.float32) for group in (info.scale, info.offset) for table in group.values()]
-    if not all(table.ndim == 1 and len(table) == len(tables[0]) and np.isfinite(table).all() for table in tables):
-        raise ValueError("a table of scales is wrong")
+    for group in info.scale:  # codec models may differ in their number of channels
+        scale, offset = (np.asarray(table[group], np.float32) for table in (info.scale, info.offset))
+        if scale.ndim != 1 or scale.shape != offset.shape or not np.isfinite([scale, offset]).all():
+            raise ValueError("a table of scales is wrong")
 
 
 def tensor_name(picture: str, rate: int) -> str:

@@ -197,7 +197,7 @@ def from_the_corner(row: list[float]) -> list[float]:
 FAULTS: dict[str, Fault] = {
     "channels": (
         lambda r: rewrite(r / FOLDER / "latent_25.npy", lambda a: a[:192]),
-        "error", "channels-differ", "train", f"{FOLDER}/latent_25.npy", "192 channels, most latents here have 256",
+        "error", "channels-differ", "train", f"{FOLDER}/latent_25.npy", "192 channels, most latents of rate 25 have",
     ),
     "sizes": (
         lambda r: rewrite(r / FOLDER / "latent_25.npy", lambda a: a[:, :, :4]),

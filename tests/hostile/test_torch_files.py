@@ -242,7 +242,7 @@ def test_a_codecs_weights_and_a_backbones_are_read_alike(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_archive(Path("encoder_Y_0.002.pth"), {"x": BOMBS["runs a program"]})
     codec = JpegAiCodec(tmp_path)
-    with pytest.raises(LatentFaceError, match=r"encoder_Y_0\.002\.pth: no weights of a JPEG AI BOP network"):
+    with pytest.raises(LatentFaceError, match=r"encoder_Y_0\.002\.pth: no network of the JPEG AI reference"):
         codec._network("encoder", 0)
     with pytest.raises(LatentFaceError, match=r"--backbone_weights encoder_Y_0\.002\.pth: refused"):
         build_resnet("resnet18", "encoder_Y_0.002.pth")
