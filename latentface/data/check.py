@@ -213,7 +213,7 @@ def _fix(report: Report) -> int:
             path = add_exclusions(split.store.split, reasons)
         except LatentFaceError as error:
             raise LatentFaceError(
-                f"{error}; or give a folder elsewhere, with a link to latent/ and copies of the other files of this split"
+                f"{error}; or check a folder elsewhere, with a link to latent/ and copies of this split's other files"
             ) from error
         print(f"{name}: {len(reasons)} pictures added to {path}; every reader leaves them out", file=sys.stderr)
     if remaining:

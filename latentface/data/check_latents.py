@@ -140,7 +140,7 @@ def _against_manifest(split: Split, one: Measure, values: np.ndarray, stored: St
         return
     if row.cells != one.shape[1:]:
         (rows, columns), (told_rows, told_columns) = one.shape[1:], row.cells
-        text = f"{one.picture} has {told_columns}x{told_rows} cells here, its latent of rate {one.rate} {columns}x{rows}"
+        text = f"{one.picture} has {told_columns}x{told_rows} cells here, its latent_{one.rate} {columns}x{rows}"
         remedy = "latents and manifest are of different encodings: encode this picture again"
         line = split.manifest_line(one.picture)
         yield Finding("error", "size-not-in-manifest", str(split.manifest), text, remedy, line, picture=one.picture)
