@@ -35,7 +35,7 @@ MANY_FILES = 5000  # from which a pack is worth its disk
 MOST_EXCLUDED = 0.5  # share of a split; beyond that something else is wrong
 QUICK_LATENTS = 160  # of each split, before training
 QUICK_LINES = 5  # of warnings then
-RELEASED_EVERY = 100  # pictures: a packed set's pages count as memory while its files are open
+RELEASED_EVERY = 20  # pictures: a packed set's pages count as memory while its files are open
 
 
 @dataclass
