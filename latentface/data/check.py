@@ -35,7 +35,7 @@ MANY_FILES = 5000  # from which a pack is worth its disk
 MOST_EXCLUDED = 0.5  # share of a split; beyond that something else is wrong
 QUICK_LATENTS = 160  # of each split, before training
 QUICK_LINES = 5  # of warnings then
-RELEASED_EVERY = 100  # pictures: a packed set's pages count as memory while its files are open
+RELEASED_EVERY = 20  # pictures: a packed set's pages count as memory while its files are open
 
 
 @dataclass
@@ -213,7 +213,7 @@ def _fix(report: Report) -> int:
             path = add_exclusions(split.store.split, reasons)
         except LatentFaceError as error:
             raise LatentFaceError(
-                f"{error}; or make a folder elsewhere with links to this split's latent/ and labels.txt, and check that"
+                f"{error}; or check a folder elsewhere, with a link to latent/ and copies of this split's other files"
             ) from error
         print(f"{name}: {len(reasons)} pictures added to {path}; every reader leaves them out", file=sys.stderr)
     if remaining:

@@ -13,6 +13,7 @@ import numpy as np
 
 from latentface.data.check_files import Split
 from latentface.data.check_findings import Finding
+from latentface.data.check_frames import Frame
 from latentface.data.label_rows import WIDTH
 
 OUTSIDE = 0.05  # share of boxes centred outside their picture that is no matter of single boxes; of real sets: 0
@@ -33,17 +34,6 @@ REMEDY_MANIFEST = (
 REMEDY_PICTURE = (
     "leave --label_frame, --image_sizes and --image_dir out; or the manifest's label_frame is wrong: write picture"
 )
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Of one picture."""
-
-    width: float  # of the frame that its labels are meant in, pixels
-    height: float
-    scale: float  # picture pixels per pixel of that frame, vertically
-    other: tuple[float, float] | None  # width and height of the frame that they could be meant in by mistake
-    source: bool  # whether labels are meant in the photograph's pixels
 
 
 @dataclass(frozen=True)

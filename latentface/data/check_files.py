@@ -15,7 +15,7 @@ from latentface.data.label_rows import Rows, read_rows
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, manifest_lines, read_manifest
 from latentface.data.stores import PACK_NAME, LatentStore, TreeStore, find_labels, latent_folder, open_store, rate_of
 from latentface.errors import LatentFaceError
-from latentface.files import base_name
+from latentface.files import base_name, refuse_link_outside
 
 SUGGESTED_FROM = 2000  # names that a near one is looked for among
 
@@ -143,6 +143,7 @@ def _manifest(split: Split, findings: list[Finding]) -> dict[str, ManifestRow]:
     if not split.manifest.is_file():
         return {}
     try:
+        refuse_link_outside(split.manifest, split.store.split)
         return read_manifest(split.manifest)
     except LatentFaceError as error:
         findings.append(of_error("error", "manifest", error, split.manifest))

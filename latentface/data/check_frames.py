@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from latentface.data.check_boxes import Frame
+from dataclasses import dataclass
+
 from latentface.data.check_files import Split
 from latentface.data.check_findings import Finding
 from latentface.data.check_latents import Measured
 from latentface.data.sizes import LabelFrame
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Of one picture."""
+
+    width: float  # of the frame that its labels are meant in, pixels
+    height: float
+    scale: float  # picture pixels per pixel of that frame, vertically
+    other: tuple[float, float] | None  # width and height of the frame that they could be meant in by mistake
+    source: bool  # whether labels are meant in the photograph's pixels
 
 
 def label_frames(split: Split, measured: Measured, frame: LabelFrame) -> tuple[dict[str, Frame], list[Finding]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from latentface.data.check_damage import damage
 from latentface.data.check_files import Split
 from latentface.data.check_findings import Finding
 from latentface.data.stores import StoredLatent, TreeStore
@@ -23,7 +22,6 @@ CELLS = 200  # of a latent that are held against the quantisation step
 OFF_STEP = 0.3  # share of values off their step's multiples: 0 to 0.03 of the right step, 0.75 and more of a wrong one
 CODEC_CHANNELS = {"jpegai": 256, "dct": 256, "pixels": 3}
 WRITE_AGAIN = "write it again, or leave the picture out (--fix lists it)"
-PICKLE = b"\x80"
 
 
 class Measure(NamedTuple):
@@ -138,14 +136,9 @@ def _against_manifest(split: Split, one: Measure, values: np.ndarray, stored: St
     row = split.rows.get(one.picture)
     if row is None:
         return
-    _, rows, columns = one.shape
-    told = (row.content_width + row.pad_right, row.content_height + row.pad_bottom)
-    made = (columns * row.stride, rows * row.stride)
-    if any(abs(a - b) >= row.stride for a, b in zip(told, made, strict=True)):
-        text = (
-            f"{one.picture} is {told[0]}x{told[1]} pixels here, its latent of {columns}x{rows} cells of {row.stride} "
-            f"is {made[0]}x{made[1]}"
-        )
+    if row.cells != one.shape[1:]:
+        (rows, columns), (told_rows, told_columns) = one.shape[1:], row.cells
+        text = f"{one.picture} has {told_columns}x{told_rows} cells here, its latent_{one.rate} {columns}x{rows}"
         remedy = "latents and manifest are of different encodings: encode this picture again"
         line = split.manifest_line(one.picture)
         yield Finding("error", "size-not-in-manifest", str(split.manifest), text, remedy, line, picture=one.picture)
@@ -176,47 +169,10 @@ def off_step(values: np.ndarray, step: float) -> float | None:
 def _unreadable(split: Split, name: str, rate: int, place: str, error: LatentFaceError) -> Finding:
     if isinstance(split.store, TreeStore):
         path = split.store.path(name, rate)
-        reason = damage(path) or str(error).removeprefix(f"{path}: ")
+        reason = (None if path.is_symlink() else damage(path)) or str(error).removeprefix(f"{path}: ")
         return Finding("error", "unreadable-latent", place, reason, WRITE_AGAIN, picture=name)
     remedy = "latentface pack DIR --verify reads all of it; pack it again"
     return Finding("error", "unreadable-latent", place, str(error), remedy, picture=name)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a file that NumPy cannot read as an array, out of its first bytes. Nothing is executed."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if not head:
-        return "empty: 0 bytes"
-    if not head.startswith(b"\x93NUMPY"):
-        return _other_format(head)
-    try:
-        stream = io.BytesIO(head)
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    except (ValueError, EOFError, OSError):
-        return "its header is damaged"
-    if dtype.hasobject:
-        return "a pickled array (dtype object): it could run code when opened, so it is not"
-    expected = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size < expected:
-        return f"cut short: {size} of {expected} bytes"
-    return None
-
-
-def _other_format(head: bytes) -> str:
-    if head.startswith(PICKLE):
-        return "a pickle and no NumPy array: it could run code when opened, so it is not"
-    if head.startswith(b"PK"):
-        return "a zip archive (.npz, or a tensor saved by torch.save): save one array by np.save"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: the file itself was not fetched"
-    return "no NumPy file: only zeros" if not head.strip(b"\0") else "no NumPy file"
 
 
 def shapes_apart(split: Split, measured: Measured) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, replacing
+from latentface.files import base_name, refuse_link_outside, replacing
 
 EXCLUDE_NAME = "exclude.txt"
 _HEAD = (
@@ -23,6 +23,7 @@ _HEAD = (
 def read_exclusions(split: Path) -> dict[str, int]:
     """Base names of the pictures to leave out -> line in `split/exclude.txt`; empty where there is no such file."""
     path = split / EXCLUDE_NAME
+    refuse_link_outside(path, split)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -403,6 +403,16 @@ def test_all_of_the_next_model_is_an_error_only_where_the_rates_or_a_manifest_co
     assert codes(found(root, "--rates", "75", capsys=capsys), "error") == {"wrong-rate"}
 
 
+def test_dull_pictures_are_not_taken_for_the_model_below(root: Path, capsys: pytest.CaptureFixture) -> None:
+    with_manifest(root)
+    for path in root.glob("*/latent/*/latent_*.npy"):
+        model = MODELS[MODEL_OF_RATE[int(path.stem[7:])]]
+        array = 0.4 * np.load(path)
+        array[0, 0, 0] = 0.7 * model.largest  # something white
+        np.save(path, array)
+    assert codes(found(root, capsys=capsys)) == set()
+
+
 def test_a_rate_alone_that_mixes_models_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = make(tmp_path, rates=(75,))
     for number in range(5):
@@ -474,7 +484,7 @@ def test_labels_that_never_reach_beyond_a_smaller_photograph(tmp_path: Path, cap
 
 MANIFEST = "train/latents.jsonl:4"
 ROWS = {  # changes of the fourth row of train's manifest -> code, place, message
-    "size": ({"pad_right": 64}, "size-not-in-manifest", MANIFEST, "train_03 is 192x128 pixels here, its latent of 8x8"),
+    "size": ({"pad_right": 64}, "size-not-in-manifest", MANIFEST, "train_03 has 12x8 cells here, its latent_12 8x8"),
     "stride": ({"stride": 8}, "strides-differ", MANIFEST, "several strides: 16 (11), 8 (1)"),
     "codec": (
         {"latents": {rate: LatentEntry("dct", 0, None, 0.1, True) for rate in RATES}}, "codecs-differ", MANIFEST,
