@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from victims import STEPS, Job, counter, encoding, equal, load_modules, make_data, packing, training
+from victims import STEPS, Job, counter, difference, encoding, load_modules, make_data, packing, training
 
 from latentface.machine import versions
 
@@ -136,10 +136,10 @@ def abuse(job: Job, root: Path, kills: int, random: np.random.Generator) -> Tall
             tally.lost = max(tally.lost, done - job.saved(folder))
         tally.runs += 1
         left = [path.name for path in folder.rglob(".*")]
-        same = equal(job.result(folder), expected)
-        tally.equal += same and not left
-        if left or not same:
-            tally.problems.append(f"{folder.name}: {'another result' if not same else f'left {left}'}")
+        other = difference(expected, job.result(folder))
+        tally.equal += not (other or left)
+        if other or left:
+            tally.problems.append(f"{folder.name}: {f'another result, {other}' if other else f'left {left}'}")
     return tally
 
 

@@ -150,12 +150,16 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def equal(first: Any, second: Any) -> bool:
-    """To the bit, through dictionaries and lists."""
-    if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
+def difference(first: Any, second: Any) -> str | None:
+    """Where the first bit differs, through dictionaries and lists; None where none does."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return None if first.dtype == second.dtype and torch.equal(first, second) else "values"
+    if isinstance(first, dict) and isinstance(second, dict):
+        if first.keys() != second.keys():
+            return f"one has {', '.join(map(str, first.keys() ^ second.keys()))}"
+        pairs = [(key, first[key], second[key]) for key in first]
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = list(zip(range(len(first)), first, second, strict=True))
+    else:
+        return None if first == second else f"{str(first)[:80]} and {str(second)[:80]}"
+    return next((f"{key}: {found}" for key, one, other in pairs if (found := difference(one, other))), None)
