@@ -99,15 +99,12 @@ def unwritable(path: str | Path, error: OSError) -> LatentFaceError:
 
 
 def _disk_error(error: BaseException) -> OSError | None:
-    """The system's error behind one of a writer: torch and safetensors meet a full disk with errors of their own."""
+    """The system's error behind one of a writer: torch meets a full disk with an error of its own."""
     if isinstance(error, OSError):
         return error
     if isinstance(error, LatentFaceError) or not isinstance(error, Exception):
         return None
-    if isinstance(error.__context__, OSError):
-        return error.__context__
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+    return error.__context__ if isinstance(error.__context__, OSError) else None
 
 
 def make_folder(path: str | Path, flag: str, within: str | Path | None = None) -> Path:

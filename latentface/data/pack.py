@@ -244,7 +244,7 @@ def _write_shard(
 ) -> dict[str, float]:
     """Writes one file and returns its errors, which it also carries."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors, errors = {}, []
     for key in keys:
@@ -256,7 +256,8 @@ def _write_shard(
         {"fingerprint": fingerprint, "error": total}
     )  # one entry: safetensors writes several in any order
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={ORIGIN: origin})
+        # not save_file: it writes beside `temporary`, under a name that nobody would clear away after a kill
+        temporary.write_bytes(save(tensors, metadata={ORIGIN: origin}))
     return total
 
 
