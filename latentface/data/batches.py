@@ -85,10 +85,15 @@ class LatentBatch:
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """Batches of sample keys in an order that depends on seed and epoch only, so that a run can continue inside one."""
+    """Batches of sample keys in an order that depends on seed and epoch only, so that a run can continue inside one.
 
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
+    Of several processes each takes every `ranks`-th sample of a batch. Where the last batch has too few for all, those
+    without one get its first, to take part with; `shares` says that it does not count.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.rank, self.ranks = rank, ranks
         self.epoch, self.first_batch = 0, 0
 
     def __len__(self) -> int:
@@ -97,7 +102,14 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
         for start in range(self.first_batch * self.batch_size, self.samples, self.batch_size):
-            yield [SampleKey(int(index), self.epoch) for index in order[start : start + self.batch_size]]
+            batch = order[start : start + self.batch_size]
+            own = batch[self.rank :: self.ranks] if len(batch) > self.rank else batch[:1]
+            yield [SampleKey(int(index), self.epoch) for index in own]
+
+    def shares(self, batch: int) -> tuple[int, int]:
+        """How many samples a batch has in all, and how many of them are this process's."""
+        samples = min(self.batch_size, self.samples - batch * self.batch_size)
+        return samples, len(range(self.rank, samples, self.ranks))
 
 
 def collate(samples: Sequence[LatentSample]) -> LatentBatch:

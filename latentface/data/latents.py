@@ -112,6 +112,12 @@ class NestedLatentWiderFaceDataset(Dataset):
         other.pictures = [picture for picture in self.pictures if other.rates_of(picture)]
         return other
 
+    def part(self, start: int, stop: int) -> NestedLatentWiderFaceDataset:
+        """Some of the pictures, in their order."""
+        other = copy.copy(self)
+        other.pictures = self.pictures[start:stop]
+        return other
+
     def rates_of(self, picture: Picture) -> tuple[int, ...]:
         """The wanted rates that there are of a picture."""
         return tuple(rate for rate in self._there[picture.name] if rate in self.rates)

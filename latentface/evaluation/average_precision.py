@@ -110,6 +110,13 @@ class DetectionTally:
         self.truths += int((~ignored).sum())
         self.pictures += 1
 
+    def extend(self, other: DetectionTally) -> None:
+        """As if the pictures of `other`, a tally of the same range, had been added after those of this one."""
+        self.scores.extend(other.scores)
+        self.right += other.right
+        self.truths += other.truths
+        self.pictures += other.pictures
+
     def score(self) -> DetectionScore:
         """Of everything added so far."""
         scores, right = np.frombuffer(self.scores, np.float32), np.frombuffer(self.right, bool)

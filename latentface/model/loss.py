@@ -11,7 +11,7 @@ negatives (quality focal loss); boxes by an IoU-type loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,18 @@ class Targets:
         return Targets(*moved)
 
 
+def alone(values: Tensor) -> Tensor:
+    """What a batch that lies in one process adds up to."""
+    return values
+
+
 @dataclass(frozen=True)
 class MultiTaskLoss:
-    """`loss(predictions, targets, priors)` -> a dict with `total` and its terms, each a scalar tensor."""
+    """`loss(predictions, targets, priors)` -> a dict with `total` and its terms, each a scalar tensor.
+
+    Of a batch that is spread over several processes each computes its own part: `add_up` sums the numbers of positives
+    over all of them, and the parts sum up to the loss of the whole batch. A part may hold no picture.
+    """
 
     threshold: float = 0.35
     negatives_per_positive: int = 7
@@ -57,6 +66,7 @@ class MultiTaskLoss:
     matching: str = "iou"
     box_loss: str = "smooth_l1"
     class_loss: str = "mining"
+    add_up: Callable[[Tensor], Tensor] = alone
 
     def __post_init__(self) -> None:
         for name, allowed in (("matching", MATCHINGS), ("box_loss", BOX_LOSSES), ("class_loss", CLASS_LOSSES)):
@@ -70,7 +80,7 @@ class MultiTaskLoss:
         logits, offsets, points = (predictions[name].float() for name in ("scores", "boxes", "landmarks"))
         labels, face = self._match(priors, targets, levels)
         positive = labels == POSITIVE
-        positives = positive.sum().clamp(min=1)
+        positives = self.add_up(positive.sum()).clamp(min=1)
         picture, prior = positive.nonzero(as_tuple=True)  # [P] each: only positives are encoded
         chosen = face[picture, prior]
         truth = targets.boxes[picture, chosen]
@@ -112,7 +122,7 @@ class MultiTaskLoss:
         known = truth.isfinite().all(dim=1)  # [P]
         goal = encode_landmarks(torch.where(known[:, None], truth, 0.0), priors)
         error = F.smooth_l1_loss(points, goal, reduction="none").sum(dim=1)
-        return torch.where(known, error, 0.0).sum() / known.sum().clamp(min=1)
+        return torch.where(known, error, 0.0).sum() / self.add_up(known.sum()).clamp(min=1)
 
     def _classes(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of all positives and of the hardest negatives of each picture, summed.
@@ -125,7 +135,8 @@ class MultiTaskLoss:
         positives = (labels == POSITIVE).sum(dim=1)  # [B]
         wanted = self.negatives_per_positive * positives.clamp(min=1)
         wanted = torch.minimum(wanted, negative.sum(dim=1))
-        hardest = as_negative.topk(int(wanted.max()), dim=1).values  # [B, K]
+        most = int(wanted.max()) if len(wanted) else 0
+        hardest = as_negative.topk(most, dim=1).values  # [B, K]
         mined = torch.arange(hardest.shape[1], device=hardest.device) < wanted[:, None]
         return as_positive[labels == POSITIVE].sum() + torch.where(mined, hardest, 0.0).sum()
 

@@ -109,6 +109,7 @@ class TrainConfig:
     warmup: float = option(0.05, "part of the epochs over which the learning rate rises to --lr")
     weight_decay: float = option(5e-4, "weight decay")
     accumulate: int = option(1, "batches per optimiser step")
+    sync_bn: bool = option(False, "of several processes: batch norm over the whole batch, not each process's part")
     precision: str = option(
         "auto",
         "auto: mixed on GPUs and on CPUs with bfloat16 instructions, float32 elsewhere",

@@ -12,15 +12,27 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing, unwritable
 from latentface.lock import sole_writer
 from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.ranks import Ranks
 from latentface.training.state import STATE_NAME
 
 
 @contextmanager
-def experiment_folder(config: TrainConfig) -> Iterator[Path]:
-    """The folder to continue in, or a new one with its settings in it, for this process alone.
+def experiment_folder(config: TrainConfig, ranks: Ranks) -> Iterator[Path]:
+    """The folder to continue in, or a new one with its settings in it, for this run alone; only the first process
+    writes there, but all have to see it.
 
     Raises LatentFaceError for one that another process is training in, and for a new one that already holds a run.
     """
+    if not ranks.first:
+        yield Path(ranks.gather("")[0])
+        return
+    with _own_folder(config) as folder:
+        ranks.gather(str(folder))
+        yield folder
+
+
+@contextmanager
+def _own_folder(config: TrainConfig) -> Iterator[Path]:
     if config.resume:
         with sole_writer(Path(config.resume), "--resume"):
             yield Path(config.resume)

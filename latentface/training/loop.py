@@ -19,39 +19,52 @@ from latentface.data.reading import deaths_explained
 from latentface.errors import LatentFaceError
 from latentface.machine import keep_memory
 from latentface.model.checkpoint import is_of_epoch, save_checkpoint
-from latentface.model.predict import pick_device
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
 from latentface.training.entry import start_as
 from latentface.training.folder import experiment_folder, plain_settings, save_settings
 from latentface.training.journal import Journal
+from latentface.training.ranks import Ranks, joined
+from latentface.training.shared_norm import share_statistics
 from latentface.training.state import Order, Progress, load_state, save_state
 from latentface.training.step import Run, take_step
 from latentface.training.stopping import StopRequest
-from latentface.training.validation import validate
+from latentface.training.validation import try_validation, validate
 
 FINAL_NAME = "weight_final.pth"
 
 
 def train(config: TrainConfig) -> Path:
-    """Trains as `config` says and returns the experiment directory."""
+    """Trains as `config` says and returns the experiment directory; under torchrun with the other processes."""
     stop = StopRequest(config.max_hours)  # the time counts from here
     keep_memory()
+    with joined() as ranks:
+        return _train(config, stop, ranks)
+
+
+def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     torch.manual_seed(config.seed)
-    device = pick_device(config.device)
-    config = setup.settled(config, device)
+    device = ranks.device(config.device)
+    config = setup.settled(config, device, ranks)
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
-    setup.check_data(config, dataset, validation)
+    if ranks.first:
+        setup.check_data(config, dataset, validation)
     model = setup.build_model(config, dataset).to(device)
-    distillation = setup.build_distillation(config, model, device)
-    batches = EpochBatches(len(dataset), config.batch_size, config.seed)
+    distillation = setup.build_distillation(config, model, device, ranks)
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed, ranks.rank, ranks.size)
     loader = setup.build_loader(config, dataset, batches, device)
-    with experiment_folder(config) as folder, deaths_explained():
+    with experiment_folder(config, ranks) as folder, deaths_explained():
         if config.fit_entry and distillation is not None and not config.resume:
-            start_as(distillation.teacher, model, loader, config.fit_entry, config.fit_steps, precision)
+            if ranks.first:
+                whole = EpochBatches(len(dataset), config.batch_size, config.seed)
+                alone = setup.build_loader(config, dataset, whole, device)
+                start_as(distillation.teacher, model, alone, config.fit_entry, config.fit_steps, precision)
+            ranks.copy_first(model)
+        if config.sync_bn and ranks.size > 1:
+            share_statistics(model)
         if config.compile:
             model.compile()  # in place: names of weights and everything else stay as they are
         average = setup.build_average(config, model)
@@ -63,32 +76,38 @@ def train(config: TrainConfig) -> Path:
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):
             print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give more --epochs to go on")
             return folder
-        settings = save_settings(config, folder)
-        journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
+        journal = None
+        if ranks.first:
+            settings = save_settings(config, folder)
+            journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
         run = Run(
-            config, folder, device, precision, dataset, validation, batches, loader, model, average,
-            setup.build_loss(config), distillation, optimizer, scaler, progress, order, journal,
+            config, ranks, folder, device, precision, dataset, validation, batches, loader, model,
+            ranks.spread(model, device), average, setup.build_loss(config, ranks), distillation, optimizer, scaler,
+            progress, order, journal,
         )  # fmt: skip
         print(f"experiment directory: {folder}", flush=True)
         try:
             fit(run, stop)
         finally:
-            journal.close()
+            if journal is not None:
+                journal.close()
         return folder
 
 
 def fit(run: Run, stop: StopRequest) -> None:
     """Epochs until the last, or until asked to stop; every way out leaves a state to continue from."""
     if run.validation is not None and run.progress.epoch < run.config.epochs:
-        validate(run.judged, run.validation, run.config, run.precision, batches=2)  # fail now, not after an epoch
+        try_validation(run.judged, run.validation, run.config, run.precision)
     _save_state(run)  # from here on there is something to resume from
     with stop:
         while run.progress.epoch < run.config.epochs:
             if not (_train_epoch(run, stop) and _finish_epoch(run, stop)):
                 _save_state(run)
-                print(f"stopped: {stop.reason}. Continue with --resume {run.folder}", flush=True)
+                reason = stop.reason or "another process was asked to stop"
+                print(f"stopped: {reason}. Continue with --resume {run.folder}", flush=True)
                 return
-    save_checkpoint(run.folder / FINAL_NAME, run.judged, _facts(run, run.journal.rows[-1]))
+    if run.journal is not None:
+        save_checkpoint(run.folder / FINAL_NAME, run.judged, _facts(run, run.journal.rows[-1]))
     print(f"done: {run.folder / FINAL_NAME}", flush=True)
 
 
@@ -104,7 +123,7 @@ def _train_epoch(run: Run, stop: StopRequest) -> bool:
         now = time.monotonic()
         run.progress.seconds += now - started
         started = now
-        if stop.reason:
+        if run.ranks.any(bool(stop.reason)):
             return False
         if now - last_save > 60 * run.config.save_minutes > 0 and not run.progress.bad_in_a_row:
             _save_state(run)
@@ -134,20 +153,25 @@ def _finish_epoch(run: Run, stop: StopRequest) -> bool:
     row = _row(run)
     if run.validation is not None and (epoch % run.config.val_every == 0 or epoch == run.config.epochs):
         _save_state(run)  # a validation may take long
-        row["val_ap"] = validate(run.judged, run.validation, run.config, run.precision, stop)
-        if stop.reason:
+        run.ranks.copy_first(run.judged)  # batch statistics are each process's own
+        row["val_ap"] = validate(run.judged, run.validation, run.config, run.precision, run.ranks, stop)
+        if run.ranks.any(bool(stop.reason)):
             return False
-    score = _score(run, row)
     progress.next_epoch()
-    facts = _facts(run, row)
-    save_checkpoint(run.folder / f"weight_{epoch}.pth", run.judged, facts)
-    if score is not None and score > progress.best:
-        progress.best = score
+    if run.journal is not None:
+        _write_epoch(run, run.journal, row)
+    return True
+
+
+def _write_epoch(run: Run, journal: Journal, row: dict[str, Any]) -> None:
+    score, facts = _score(run, row), _facts(run, row)
+    save_checkpoint(run.folder / f"weight_{row['epoch']}.pth", run.judged, facts)
+    if score is not None and score > run.progress.best:
+        run.progress.best = score
         save_checkpoint(run.folder / "weight_best.pth", run.judged, facts)
-    run.journal.add(row)
+    journal.add(row)
     _save_state(run)
     _print_epoch(run, row)
-    return True
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -202,4 +226,6 @@ def _facts(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save_state(run: Run) -> None:
-    save_state(run.folder, run.model, run.average, run.optimizer, run.scaler, run.progress, run.order)
+    """By the first process; what the others hold is the same."""
+    if run.ranks.first:
+        save_state(run.folder, run.model, run.average, run.optimizer, run.scaler, run.progress, run.order)

@@ -31,20 +31,23 @@ from latentface.model.retinaface import RetinaFace
 from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
+from latentface.training.ranks import Ranks, restarted
 from latentface.training.state import STATE_NAME
 from latentface.training.teacher import load_teacher
 
 
-def settled(config: TrainConfig, device: torch.device) -> TrainConfig:
+def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainConfig:
     """What is left open is decided once, so that a resumed run keeps its arithmetic.
 
-    A run that was stopped before its first state is begun again, in its folder.
+    A run that was stopped before its first state is begun again, in its folder; one that torchrun starts anew goes on.
     """
+    if restarted() and not config.resume and config.out and (Path(config.out) / STATE_NAME).is_file():
+        config = replace(config, resume=config.out)
     if config.resume and not (Path(config.resume) / STATE_NAME).is_file():
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
-    return replace(config, precision=precision, workers=pick_workers(config.workers, device))
+    return replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -57,11 +60,15 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def pick_workers(workers: int, device: torch.device) -> int:
-    """-1: for a GPU one per core, at most 8; on a CPU a quarter of the cores, as the network needs them itself."""
+def pick_workers(workers: int, device: torch.device, ranks: Ranks) -> int:
+    """-1: for a GPU one per core, at most 8; on a CPU a quarter of the cores, as the network needs them itself.
+
+    Of several processes each gets its part of the machine's cores.
+    """
     if workers >= 0:
         return workers
-    return cores() // 4 if device.type == "cpu" else min(cores(), 8)
+    own = cores() // ranks.local_size
+    return own // 4 if device.type == "cpu" else min(own, 8)
 
 
 def open_datasets(
@@ -207,22 +214,25 @@ def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
     )
 
 
-def build_distillation(config: TrainConfig, model: RetinaFace, device: torch.device) -> Distillation | None:
+def build_distillation(
+    config: TrainConfig, model: RetinaFace, device: torch.device, ranks: Ranks
+) -> Distillation | None:
     if not config.teacher:
         return None
-    distillation = Distillation(load_teacher(config.teacher).to(device), config.loss_weights)
+    distillation = Distillation(load_teacher(config.teacher).to(device), config.loss_weights, ranks.add_up)
     distillation.check(model.config)
     if config.fit_entry:
         refuse_unlike(distillation.teacher, model)
     return distillation
 
 
-def build_loss(config: TrainConfig) -> MultiTaskLoss:
+def build_loss(config: TrainConfig, ranks: Ranks) -> MultiTaskLoss:
     return MultiTaskLoss(
         weights=config.loss_weights,
         matching=config.matching,
         box_loss=config.box_loss,
         class_loss=config.class_loss,
+        add_up=ranks.add_up,
     )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
@@ -23,6 +24,7 @@ from latentface.model.retinaface import RetinaFace
 from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.journal import Journal
+from latentface.training.ranks import Ranks
 from latentface.training.schedule import learning_rate_factor
 from latentface.training.state import Order, Progress
 
@@ -36,6 +38,7 @@ class Run:
     """Everything `fit` works with."""
 
     config: TrainConfig
+    ranks: Ranks
     folder: Path
     device: torch.device
     precision: torch.dtype
@@ -44,6 +47,7 @@ class Run:
     batches: EpochBatches
     loader: DataLoader
     model: RetinaFace
+    network: nn.Module  # the model, or what spreads it over processes: to be run forward in a step
     average: AveragedModel | None
     loss: MultiTaskLoss
     distillation: Distillation | None
@@ -51,7 +55,7 @@ class Run:
     scaler: torch.amp.GradScaler
     progress: Progress
     order: Order
-    journal: Journal
+    journal: Journal | None  # of the first process; the others write nothing
 
     @property
     def judged(self) -> RetinaFace:
@@ -90,25 +94,27 @@ def _backward_all(run: Run, group: list[LatentBatch]) -> Iterator[float]:
 
     Raises LatentFaceError where a loss is not finite in a precision that has no such limit.
     """
-    for batch in group:
+    for number, batch in enumerate(group, 1):
         losses = compute_losses(run, batch)
-        numbers = torch.stack([loss.detach() for loss in losses.values()]).tolist()  # one transfer
-        values = dict(zip(losses, numbers, strict=True))
+        parts = torch.stack([loss.detach() for loss in losses.values()]).cpu()  # one transfer
+        values = dict(zip(losses, run.ranks.add_up(parts).tolist(), strict=True))
         if not math.isfinite(values["total"]):
             _tell(run, batch, values)
             yield math.inf
             return
-        run.scaler.scale(losses["total"] / len(group)).backward()
-        run.progress.add(values, pictures=len(batch.names), batches=1)
+        with _gradients_kept(run, number < len(group)):  # what DDP gives is the mean over processes, we want the sum
+            run.scaler.scale(losses["total"] * run.ranks.size / len(group)).backward()
+        run.progress.add(values, pictures=run.batches.shares(run.progress.batch)[0], batches=1)
         yield sum(values.values()) - values["total"]  # whatever they are weighted with
 
 
 def _tell(run: Run, batch: LatentBatch, values: dict[str, float]) -> None:
     """Of a loss that is not finite: in float16 a line, in other precisions a LatentFaceError."""
     terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    names = [name for part in run.ranks.gather(batch.names) for name in part]
     what = (
         f"the loss is not finite in epoch {run.progress.epoch + 1}, batch {run.progress.batch + 1} ({terms}), pictures "
-        f"{', '.join(batch.names)}"
+        f"{', '.join(names)}"
     )
     if run.precision != torch.float16:
         raise LatentFaceError(
@@ -132,7 +138,8 @@ def _update(run: Run) -> bool:
 
 
 def _divergence(run: Run, group: list[LatentBatch]) -> LatentFaceError:
-    names = ", ".join(name for batch in group for name in batch.names)
+    parts = run.ranks.gather([name for batch in group for name in batch.names])
+    names = ", ".join(name for part in parts for name in part)
     other = ", give --precision float32" if run.precision == torch.float16 else ""
     return LatentFaceError(
         f"the training diverges: {BAD_IN_A_ROW} steps in a row had a loss over {BEYOND_SENSE:g}, or one or gradients "
@@ -142,6 +149,7 @@ def _divergence(run: Run, group: list[LatentBatch]) -> LatentFaceError:
 
 
 def compute_losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
+    """Of several processes the losses of each are its parts of the whole batch's, to be added up."""
     latents = batch.decoded(run.device)
     too_low = batch.boxes[..., 3] - batch.boxes[..., 1] < run.config.min_face
     targets = Targets(batch.boxes, batch.landmarks, batch.valid, batch.ignore | too_low).to(run.device)
@@ -150,15 +158,36 @@ def compute_losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     rows, columns = latents.shape[-2:]
     priors = run.model.priors(rows, columns, run.device)
     with _reading(run), torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
-        predictions = run.model(latents, rates, indices, neck=run.distillation is not None)
+        predictions = run.network(latents, rates, indices, neck=run.distillation is not None)
+    counts = run.batches.shares(run.progress.batch)[1] > 0  # else it is a picture of another process's, to take part
+    if not counts:
+        predictions, targets = _none_of(predictions), Targets(**_none_of(vars(targets)))
     losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
     weight = run.config.teacher_weight
-    if run.distillation is None or batch.pictures is None or not weight:
+    if run.distillation is None or not weight:
+        return losses
+    if run.ranks.any(batch.pictures is None) or batch.pictures is None:  # in any process's part
         return losses
     with torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
         seen = run.distillation.look(batch.pictures, run.device)
-    taught = run.distillation(predictions["neck"], predictions, *seen)
+    taught = run.distillation(predictions["neck"], predictions, *(seen if counts else _none_of(seen)))
     return losses | taught | {"total": losses["total"] + weight * sum(taught.values())}
+
+
+def _none_of(values: Any) -> Any:
+    """The same without a picture: tensors [B, ...] -> [0, ...], in dictionaries, lists and tuples."""
+    if isinstance(values, Tensor):
+        return values[:0]
+    if isinstance(values, dict):
+        return {name: _none_of(value) for name, value in values.items()}
+    return type(values)(_none_of(value) for value in values)
+
+
+def _gradients_kept(run: Run, more: bool) -> AbstractContextManager[None]:
+    """Of several processes: gradients of all but the last batch of a step wait in each, to be added up once."""
+    if more and isinstance(run.network, DistributedDataParallel):
+        return run.network.no_sync()
+    return nullcontext()
 
 
 @contextmanager

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from dataclasses import replace
 
 import torch
 
 from latentface.data.batches import collate_by_shape
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.reading import load_batches
-from latentface.evaluation.average_precision import Evaluation, PictureResult
+from latentface.evaluation.average_precision import DetectionTally, PictureResult, find_pairs
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress
 from latentface.training.config import TrainConfig
+from latentface.training.ranks import Ranks
 from latentface.training.stopping import StopRequest
+
+IOU = 0.5  # from which a detection counts as found
 
 
 def validate(
@@ -22,36 +25,59 @@ def validate(
     dataset: NestedLatentWiderFaceDataset,
     config: TrainConfig,
     precision: torch.dtype,
+    ranks: Ranks,
     stop: StopRequest | None = None,
-    batches: int | None = None,
 ) -> dict[str, float]:
-    """Rate -> AP at IoU 0.5 over all faces, whole latents, in `precision`; `batches` limits how many are looked at.
+    """Rate -> AP at IoU 0.5 over all faces, whole latents, in `precision`.
 
-    Of what was looked at before there was a reason to `stop`.
+    Of several processes each looks at a part of whole batches; the AP is that of one process, to the bit. Of what was
+    looked at before there was a reason to `stop`.
     """
     model.eval()
-    views = [dataset.at_rate(rate) for rate in dataset.rates]
-    return {str(view.rates[0]): _at_rate(model, view, config, precision, stop, batches) for view in views}
+    found = {}
+    for rate in dataset.rates:
+        view = dataset.at_rate(rate)
+        tally = DetectionTally()
+        for part in ranks.gather(_tally(model, _own_part(view, config.batch_size, ranks), config, precision, stop)):
+            tally.extend(part)
+        found[str(rate)] = tally.score().ap
+    return found
 
 
-def _at_rate(
+def try_validation(
+    model: RetinaFace, dataset: NestedLatentWiderFaceDataset, config: TrainConfig, precision: torch.dtype
+) -> None:
+    """Two batches of every rate, so that what would fail after an epoch fails before it."""
+    model.eval()
+    settings = replace(config, workers=0)  # for a handful of batches, processes are not worth starting
+    for rate in dataset.rates:
+        _tally(model, dataset.at_rate(rate).part(0, 2 * config.batch_size), settings, precision)
+
+
+def _own_part(dataset: NestedLatentWiderFaceDataset, batch_size: int, ranks: Ranks) -> NestedLatentWiderFaceDataset:
+    """Whole batches, so that each is composed as if there were one process."""
+    batches = -(-len(dataset) // batch_size)
+    start, stop = (batches * rank // ranks.size * batch_size for rank in (ranks.rank, ranks.rank + 1))
+    return dataset.part(start, stop)
+
+
+def _tally(
     model: RetinaFace,
     dataset: NestedLatentWiderFaceDataset,
     config: TrainConfig,
     precision: torch.dtype,
-    stop: StopRequest | None,
-    limit: int | None,
-) -> float:
-    workers = config.workers if limit is None else 0  # for a handful of batches, processes are not worth starting
-    loader = load_batches(dataset, collate_by_shape, workers, batch_size=config.batch_size)
-    total = min(limit or len(loader), len(loader))
+    stop: StopRequest | None = None,
+) -> DetectionTally:
+    loader = load_batches(dataset, collate_by_shape, config.workers, batch_size=config.batch_size)
     device = next(model.parameters()).device
-    evaluation = Evaluation()
-    for groups in progress(islice(loader, total), f"validation at rate {dataset.rates[0]}", total, unit="batch"):
+    tally = DetectionTally()
+    title = f"validation at rate {dataset.rates[0]}"
+    for groups in progress(loader, title, len(loader), unit="batch"):
         if stop is not None and stop.reason:
             break
         for batch in groups:
             found = predict(model, batch.decoded(device), batch.rates, batch.model_indices, precision=precision)
             for row, faces in enumerate(found):
-                evaluation.add(PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row)))
-    return evaluation.overall.score().ap
+                result = PictureResult(faces.boxes, faces.scores, faces.landmarks, *batch.truth(row))
+                tally.add(result, find_pairs(result, IOU))
+    return tally

@@ -21,6 +21,7 @@ from latentface.training import journal, loop, setup, step
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
+from latentface.training.ranks import Ranks
 from latentface.training.setup import pick_precision
 
 
@@ -379,9 +380,9 @@ def test_yaml_settings_and_flags_over_them(drawn_dataset: Path, tmp_path: Path) 
 def test_workers_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, on_cpu, on_gpu in ((2, 0, 2), (8, 2, 8), (64, 16, 8)):
         monkeypatch.setattr(setup, "cores", lambda cores=cores: cores)
-        assert setup.pick_workers(-1, torch.device("cpu")) == on_cpu
-        assert setup.pick_workers(-1, torch.device("cuda")) == on_gpu
-        assert setup.pick_workers(3, torch.device("cpu")) == 3
+        assert setup.pick_workers(-1, torch.device("cpu"), Ranks()) == on_cpu
+        assert setup.pick_workers(-1, torch.device("cuda"), Ranks()) == on_gpu
+        assert setup.pick_workers(3, torch.device("cpu"), Ranks()) == 3
 
 
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:

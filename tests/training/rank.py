@@ -1,0 +1,30 @@
+"""One process of a run that tests start by torchrun: trains as its settings say, and kills itself where told to.
+
+    torchrun ... rank.py STEP --dataset_root ...
+
+Process 1 dies by SIGKILL after so many steps (0: never), unless torchrun has started it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from latentface.cli import main
+from latentface.training import loop
+
+fatal = int(sys.argv[1]) if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 0
+take_step, taken = loop.take_step, 0
+
+
+def take_and_die(run, group) -> None:
+    global taken
+    take_step(run, group)
+    taken += 1
+    if taken == fatal and run.ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+loop.take_step = take_and_die
+sys.exit(main(["train", *sys.argv[2:]]))
