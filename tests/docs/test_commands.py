@@ -41,6 +41,7 @@ NOT_RUN = {  # first words of a line -> why it is only read
     "latentface evaluate --weight runs/latents_0": "needs the 3,226 pictures of WIDER FACE val",
     "latentface import": "wants another program's files, has tests of its own",
     "latentface demo": "takes minutes, has a test of its own",
+    "torchrun": "starts processes, has tests of its own",
 }
 
 
