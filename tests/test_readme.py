@@ -89,6 +89,9 @@ def test_the_speed_beside_the_published_detector_is_that_of_the_record() -> None
     row = rows["latent to faces: mobilenet, residual, torch bfloat16, batch 8"]
     ours, theirs = (f"{1000 * row[name]:.0f}" for name in ("seconds", "against_seconds"))
     assert f"takes {ours} in place of {theirs} ms, {row['ratio']:.1f} times less" in README
+    one = rows["latent to faces: mobilenet, residual, torch bfloat16, batch 1"]
+    assert f"640x640 pixels: {1000 * one['seconds']:.0f} ms by the weights" in README
+    assert f"on the pixels: {1000 * one['against_seconds']:.0f} ms (" in README.replace("\n", " ")
 
 
 def test_errors_of_packing_are_those_of_the_record() -> None:
