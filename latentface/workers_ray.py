@@ -56,6 +56,8 @@ def on_ray(
     items: list[Item], start: Start[Item, Result], engine: Engine
 ) -> Generator[tuple[Item, Result | Failure], None, None]:
     """See `run_items`."""
+    if not items:
+        return
     left = dict(enumerate(items))
     with _cluster(engine) as actors:
         for blocks in (min(BLOCKS, len(items)), len(items)):  # what a block took with it is tried by itself
@@ -93,8 +95,14 @@ def _results(
             max_restarts=-1,
             max_task_retries=ATTEMPTS - 1,
         )
-    for row in results.iter_rows():
-        yield pickle.loads(row["result"])
+    try:
+        for row in results.iter_rows():
+            yield pickle.loads(row["result"])
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().rpartition("\n")[2]
+        raise LatentFaceError(
+            f"--ray {engine.ray}: workers cannot be started there ({reason}); every machine needs this package"
+        ) from error
 
 
 @contextmanager

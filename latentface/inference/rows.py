@@ -19,7 +19,7 @@ def row_writer(kind: str) -> Callable[[Path, Rows], None]:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise LatentFaceError("--rows parquet needs pyarrow: pip install pyarrow") from error
+        raise LatentFaceError("--rows parquet needs pyarrow: pip install 'latentface[parquet]'") from error
     return _write_parquet
 
 
