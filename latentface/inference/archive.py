@@ -89,18 +89,22 @@ def run_archive(config: DetectConfig) -> int:
             left.unlink()
         counts, failed = _run(archive, missing, engine)
     if failed:
-        names = ", ".join(map(str, archive.inputs(failed[0])[:NAMED]))
-        raise LatentFaceError(
-            f"{archive.path(failed[0])}: {Failure().reason}; it holds {failed[0].length} inputs from {names} on; "
-            f"{len(missing) - len(failed)} other parts were written: run the same command again, with fewer --processes"
-        )
-    inputs = sum(part.length for part in parts)
+        raise _unfinished(archive, failed, len(missing))
     looked_at = sum(part.length for part in missing)
     print(
-        f"{inputs} inputs in {len(parts)} parts, {len(missing)} of them written now: {counts.faces} faces, "
-        f"{counts.errors} inputs with errors; rows in {config.out}/"
+        f"{sum(part.length for part in parts)} inputs in {len(parts)} parts, {len(missing)} of them written now: "
+        f"{counts.faces} faces, {counts.errors} inputs with errors; rows in {config.out}/"
     )
     return 2 if looked_at and counts.errors == looked_at else 0
+
+
+def _unfinished(archive: Archive, failed: list[Part], begun: int) -> LatentFaceError:
+    first, others = failed[0], begun - len(failed)
+    names = ", ".join(map(str, archive.inputs(first)[:NAMED]))
+    return LatentFaceError(
+        f"{archive.path(first)}: {Failure().reason}; it holds {first.length} inputs from {names} on; {others} other "
+        "parts were written: run the same command again, with fewer --processes"
+    )
 
 
 def _run(archive: Archive, parts: list[Part], engine: Engine) -> tuple[Counts, list[Part]]:

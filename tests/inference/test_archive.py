@@ -20,7 +20,7 @@ from processes import kill_a_worker
 
 from latentface.cli import main
 from latentface.inference import archive
-from latentface.workers import run_items
+from latentface.workers import Failure, run_items
 
 LATENTS = 7  # of the drawn training split
 
@@ -227,6 +227,28 @@ def test_a_worker_killed_half_way_loses_and_doubles_nothing(
     assert found == read("undisturbed")
     if not where:
         assert "a worker process died (exit code -9)" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_part_whose_workers_die_is_named_and_the_others_are_finished(
+    detect: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = archive.run_items
+
+    def fail_the_second(items: list[archive.Part], start: Any, engine: Any) -> Iterator[Any]:
+        yield items[1], Failure()
+        yield from run([items[0], items[2]], start, engine)
+
+    monkeypatch.setattr(archive, "run_items", fail_the_second)
+    assert detect("--rows", "jsonl", "--part", "3", "--out", "rows") == 2
+    third = json.loads(Path("rows/inputs.jsonl").read_text().splitlines()[3])
+    message = capsys.readouterr().err
+    assert message.startswith(
+        "latentface: error: rows/part-00001.jsonl: the process at work on it died 3 times (out of memory?); it holds 3 "
+        f"inputs from {third}, "
+    )
+    assert "; 2 other parts were written: run the same command again" in message
+    assert sorted(path.name for path in Path("rows").glob("part-*")) == ["part-00000.jsonl", "part-00002.jsonl"]
 
 
 def test_the_list_of_inputs_is_not_held_in_memory(tmp_path: Path) -> None:
