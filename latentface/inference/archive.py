@@ -25,7 +25,16 @@ from typing import Any, NamedTuple
 from latentface.codecs.base import Codec
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, parse_json, replacing, sha256
-from latentface.inference.detect import DetectConfig, Source, describe, find_faces, inputs_of, open_source, weights_of
+from latentface.inference.detect import (
+    DetectConfig,
+    Source,
+    describe,
+    find_faces,
+    inputs_of,
+    open_source,
+    release,
+    weights_of,
+)
 from latentface.inference.detector import Detector
 from latentface.inference.rows import row_writer
 from latentface.lock import sole_writer
@@ -135,6 +144,7 @@ def do_part(part: Part, archive: Archive, detector: Detector, codec: Codec | Non
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), config.batch_size):
         rows += _rows(paths[start : start + config.batch_size], config, detector, codec)
+    release(paths)
     with replacing(archive.path(part), tag=f".{os.urandom(8).hex()}") as temporary:
         row_writer(config.rows)(temporary, rows)
     return Counts(sum(len(row["faces"]) for row in rows), sum(row["error"] is not None for row in rows))

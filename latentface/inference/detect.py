@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -339,6 +339,13 @@ def _only_rate(detector: Detector, path: Path) -> int:
 def _packed(split: Path) -> PackedStore:
     """A packed split, opened once. What is in it is named as if it were a tree: `<split>/<picture>/latent_75.npy`."""
     return PackedStore(split)
+
+
+def release(paths: Iterable[Path]) -> None:
+    """Closes the files of packed splits: mapped pages that were read count as memory of this process."""
+    for split in {path.parent.parent for path in paths}:
+        if (split / PACK_NAME).is_file():
+            _packed(split).release()
 
 
 @lru_cache(maxsize=4)
