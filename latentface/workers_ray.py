@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import traceback
 import warnings
 from collections.abc import Generator, Iterator
@@ -117,16 +118,29 @@ def _cluster(engine: Engine) -> Iterator[int]:
         raise LatentFaceError(f"--ray {engine.ray}: Ray is not installed: {INSTALL}") from error
     ours = not ray.is_initialized()
     if ours:
-        local = {"num_cpus": engine.processes or None, "include_dashboard": False} if engine.ray == "local" else {}
-        try:
-            ray.init(address=engine.ray, logging_level="ERROR", **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise LatentFaceError(
-                f"--ray {engine.ray}: no Ray cluster there ({reason}); start one, or local"
-            ) from error
+        _connect(engine)
     try:
         yield engine.processes or max(1, int(ray.cluster_resources().get("GPU" if engine.gpu else "CPU", 1)))
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(engine: Engine) -> None:
+    import ray
+
+    local = {"num_cpus": engine.processes or None, "include_dashboard": False} if engine.ray == "local" else {}
+    try:
+        _knock(engine.ray)
+        ray.init(address=engine.ray, logging_level="ERROR", **local)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise LatentFaceError(f"--ray {engine.ray}: no cluster there ({reason}); start it, or give local") from error
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens at `host:port`, which Ray would take minutes to say."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    if port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass

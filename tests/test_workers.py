@@ -104,6 +104,13 @@ def test_a_cluster_that_cannot_import_the_work(ray_cluster: None, monkeypatch: p
         list(run_items([1], die_at_once, Engine(1, "local")))
 
 
+def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'latentface[ray]'")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(LatentFaceError, match=r"^--ray 127\.0\.0\.1:1: no cluster there \(.*refused\); start it"):
+        list(run_items([1], die_at_once, Engine(1, "127.0.0.1:1")))
+
+
 def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LatentFaceError, match=r"^--ray local: Ray is not installed: pip install 'latentface\[ray\]'$"):
