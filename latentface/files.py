@@ -63,16 +63,17 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: str | Path, *, flush: bool = True) -> Iterator[Path]:
+def replacing(path: str | Path, *, flush: bool = True, tag: str = "") -> Iterator[Path]:
     """Gives a temporary path in the same folder; what was written there takes the place of `path` in one step.
 
     If anything goes wrong `path` stays as it was; a process that is killed leaves at most the temporary file, which
     the next attempt writes over. Flushed to the disk first, so that a loss of power leaves no empty file either (some
-    milliseconds; `flush=False` for many small results that the same command makes again).
+    milliseconds; `flush=False` for many small results that the same command makes again). `tag` is part of the
+    temporary name: where several may write the same file, each needs one of its own.
 
     Raises LatentFaceError where the file cannot be written.
     """
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    temporary = Path(path).with_name(f".{Path(path).name}{tag}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
         yield temporary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,24 @@ def write_tree(split: Path, pictures: int, rates: tuple[int, ...], seed: int, si
         labels.append(PictureLabels(f"event/{name}.jpg", picture.boxes, picture.landmarks, ignore))
     write_labels(split / "labels.txt", labels)
     return split
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of this machine with two processors, which `--ray local` then takes."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'latentface[ray]'")
+    path = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # where functions of tests are found
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=path)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["", "local"], ids=["processes", "ray"])
+def where(request: pytest.FixtureRequest) -> str:
+    """`Engine.ray`: both ways in which workers are run."""
+    if request.param:
+        request.getfixturevalue("ray_cluster")
+    return request.param
 
 
 @pytest.fixture(scope="session")

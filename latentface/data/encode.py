@@ -37,6 +37,7 @@ from latentface.lock import sole_writer
 from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
+from latentface.workers import Engine
 
 FITS = ("pad", "stretch")
 NAMED = 3  # how many names a note gives
@@ -70,7 +71,8 @@ class EncodeConfig:
         0, "encode each picture and crop at so many of the rates only, drawn at random; 0: all"
     )
     seed: int = option(0, "of the crops and of --rates_per_view")
-    workers: int = option(0, "processes; 0: one per core")
+    workers: int = option(0, "processes; 0: one per core here, or per processor of the --ray cluster")
+    ray: str = option("", "encode by Ray: local, or the address of a cluster")
     limit: int | None = option(None, "only the first photographs, sorted by name")
     decoded: bool = option(False, "write the decoded pictures in place of the latents: for detectors of pixels")
     dtype: str = option("float32", "of the files; uint8 is for pixels", choices=("float32", "float16", "uint8"))
@@ -130,10 +132,10 @@ def encode(
         tree.split.open()
         skipped: list[str] = []
         written = 0
-        workers = min(config.workers or cores(), len(tasks))
-        if workers > 1:
+        engine = Engine(config.workers, config.ray, gpu=config.device.startswith("cuda"))
+        if config.ray or min(config.workers or cores(), len(tasks)) > 1:
             codec = None  # each worker opens its own
-        with closing(run_tasks(config, codec_factory, codec, tasks, workers)) as outcomes:
+        with closing(run_tasks(config, codec_factory, codec, tasks, engine)) as outcomes:
             for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
                 tree.split.add(outcome.rows)
                 written += len(outcome.rows)

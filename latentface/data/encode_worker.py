@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,13 +19,13 @@ from latentface.data.pictures import crop_row, read_picture, render, whole_row
 from latentface.data.stores import save_latent
 from latentface.errors import LatentFaceError, PictureError
 from latentface.files import make_folder
-from latentface.machine import keep_memory, no_interrupt
+from latentface.machine import keep_memory
+from latentface.workers import Engine, Failure, run_items
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
 
 CodecFactory = Callable[[str, "str | None"], Codec]
-TASKS_PER_WORKER = 2  # under way at a time: one at work, one waiting
 
 
 class View(NamedTuple):
@@ -99,11 +93,13 @@ class PictureEncoder:
 
 
 def run_tasks(
-    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec | None, tasks: list[Task], workers: int
+    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec | None, tasks: list[Task], engine: Engine
 ) -> Generator[Outcome, None, None]:
     """Outcomes in the order in which they are ready; `codec` is for one worker, which works in this process."""
     if codec is None:
-        yield from _in_processes(config, codec_factory, tasks, workers)
+        with closing(run_items(tasks, partial(_open_worker, config, codec_factory), engine)) as results:
+            for task, result in results:
+                yield Outcome([], f"{task.path}: {result.reason}") if isinstance(result, Failure) else result
         return
     keep_memory()
     encoder = PictureEncoder(config, codec)
@@ -111,57 +107,11 @@ def run_tasks(
         yield from map(encoder.encode, tasks)
 
 
-def _in_processes(
-    config: EncodeConfig, codec_factory: CodecFactory, tasks: Iterable[Task], workers: int
-) -> Iterator[Outcome]:
-    waiting = iter(tasks)
-    pending: set[Future[Outcome]] = set()
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(config, codec_factory)
-    )
-    try:
-        while True:
-            room = workers * TASKS_PER_WORKER - len(pending)
-            with no_interrupt():
-                pending.update(pool.submit(_encode_in_worker, task) for task in islice(waiting, room))
-            if not pending:
-                return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise LatentFaceError(
-            "a worker process died (out of memory?); finished pictures are kept: run the same command again, "
-            f"with less than --workers {workers} if it happens again"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_encoder: PictureEncoder | None = None  # of this worker process
-
-
-def _start_worker(config: EncodeConfig, codec_factory: CodecFactory) -> None:
-    global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _open_worker(config: EncodeConfig, codec_factory: CodecFactory) -> Callable[[Task], Outcome]:
     keep_memory()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _encoder = PictureEncoder(config, codec_factory(config.codec, config.codec_weights))
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _encode_in_worker(task: Task) -> Outcome:
-    assert _encoder is not None
-    return _encoder.encode(task)
+    return PictureEncoder(config, codec_factory(config.codec, config.codec_weights)).encode
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from latentface.overlap import ahead
 from latentface.progress import progress
 
 TABLE_ROWS = 50
+ROW_FORMATS = ("jsonl", "parquet")
 
 
 @dataclass
@@ -45,7 +47,9 @@ class DetectConfig:
     """Finds faces in latents: prints a table, writes one JSON file and one picture per latent."""
 
     inputs: tuple[str, ...] = option(
-        (), "latents (.npy), folders of them, packed splits, or photographs with --codec", positional=True
+        (),
+        "latents (.npy), folders of them, packed splits, or photographs with --codec; @list.txt: a path a line",
+        positional=True,
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
     weight: str = option("", "checkpoint, e.g. weight_final.pth; empty: the detector that comes along")
@@ -70,6 +74,12 @@ class DetectConfig:
     no_pictures: bool = option(False, "write JSON only")
     batch_size: int = option(8, "latents of one shape per batch")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
+    rows: str = option(
+        "", "for archives: files of many rows in place of one per latent, jsonl or parquet", choices=("", *ROW_FORMATS)
+    )
+    part: int = option(1000, "inputs in each of these files")
+    processes: int = option(0, "of --rows; 0: one per core here, or per processor of the --ray cluster")
+    ray: str = option("", "run --rows by Ray: local, or the address of a cluster")
 
     def __post_init__(self) -> None:
         if not 0 <= self.conf <= 1 or not 0 <= self.nms <= 1:
@@ -78,11 +88,21 @@ class DetectConfig:
             raise LatentFaceError("nothing to look at: give latents, folders or photographs; see --help")
         if self.batch_size < 1 or not 16 <= self.size <= 16384:
             raise LatentFaceError("--batch_size has to be 1 or more and --size 16 to 16384")
+        if self.part < 1 or self.processes < 0:
+            raise LatentFaceError("--part has to be 1 or more and --processes 0 or more")
+        if self.rows and self.image:
+            raise LatentFaceError("--rows draws no pictures: leave --image out")
+        if (self.ray or self.processes) and not self.rows:
+            raise LatentFaceError("--processes and --ray go with --rows: say --rows jsonl or --rows parquet")
 
     @property
     def vm_settings(self) -> VmSettings:
         """Of jpegai-vm."""
         return VmSettings(self.vm, self.python)
+
+    def open_codec(self) -> Codec | None:
+        """That of `--codec`."""
+        return open_codec(self.codec, self.codec_weights or None, vm=self.vm_settings) if self.codec else None
 
 
 @dataclass(frozen=True)
@@ -110,11 +130,19 @@ class Source:
 
 
 def run(config: DetectConfig) -> int:
+    """Finds the faces; exit code 2 if nothing could be looked at."""
+    if config.rows:
+        from latentface.inference.archive import run_archive
+
+        return run_archive(config)
+    return _run(config)
+
+
+def _run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
-    codec = open_codec(config.codec, config.codec_weights or None, vm=config.vm_settings) if config.codec else None
-    weight = config.weight or pretrained(codec.name if codec else _codec_of_inputs(config))
-    detector = Detector.load(weight, network=config.network or None, device=config.device)
-    paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
+    codec = config.open_codec()
+    detector = Detector.load(weights_of(config, codec), network=config.network or None, device=config.device)
+    paths = list(inputs_of(config, detector))
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
@@ -125,7 +153,7 @@ def run(config: DetectConfig) -> int:
         return list(_readable(batch, config, detector, codec, strict=len(paths) == 1))
 
     def detect(sources: list[Source]) -> list[tuple[Source, Faces]]:
-        return list(zip(sources, _detect(sources, config, detector), strict=True))
+        return list(zip(sources, find_faces(sources, config, detector), strict=True))
 
     def write(found: list[tuple[Source, Faces]]) -> list[tuple[Source, Faces]]:
         for source, faces in found:
@@ -147,10 +175,15 @@ def run(config: DetectConfig) -> int:
     return 0 if looked_at else 2
 
 
+def weights_of(config: DetectConfig, codec: Codec | None) -> str:
+    """`--weight`, else the file that comes along for the codec."""
+    return config.weight or str(pretrained(codec.name if codec else _codec_of_inputs(config)))
+
+
 def _codec_of_inputs(config: DetectConfig) -> str:
     """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
     for name in (*config.inputs, *config.latent):
-        path = Path(name).resolve()
+        path = next(_read_list(name), Path()).resolve() if name.startswith("@") else Path(name).resolve()
         if _is_picture(path):
             raise LatentFaceError(f"{name}: a photograph; give --codec dct and --rate 50, or another codec and rate")
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
@@ -169,14 +202,14 @@ def _readable(
     """What can be looked at; the rest is named and skipped, unless `strict`."""
     for path in paths:
         try:
-            yield _open(path, config, detector, codec)
+            yield open_source(path, config, detector, codec)
         except LatentFaceError as error:
             if strict:
                 raise
             print(f"skipped {error}", file=sys.stderr)
 
 
-def _detect(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
+def find_faces(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
     for source in sources:
         detector.check_codec(source.codec, str(source.path))
     return detector(
@@ -189,12 +222,28 @@ def _detect(sources: list[Source], config: DetectConfig, detector: Detector) -> 
     )
 
 
-def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Path]:
-    """A file, or the latents of one rate below a folder, or its photographs where a codec is given."""
+def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
+    """All that is to be looked at. Whether the paths in a list are there is not looked at: it may be long."""
+    for name in (*config.inputs, *config.latent):
+        yield from _read_list(name) if name.startswith("@") else _expand(Path(name), config, detector)
+
+
+def _read_list(name: str) -> Iterator[Path]:
+    """`@list.txt`: a path a line."""
+    try:
+        with open(name[1:], encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
+            yield from (Path(path) for line in lines if (path := line.rstrip("\r\n")))
+    except OSError as error:
+        raise LatentFaceError(f"{name}: the list cannot be read ({error.strerror})") from error
+
+
+def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Path]:
+    """A file, or the latents of one rate below a folder, or its photographs where a codec is given; sorted."""
     if not path.is_dir():
         if not path.exists():
             raise LatentFaceError(f"{path}: no such file or folder")
-        return [path]
+        yield path
+        return
     packed = _packed(path) if (path / PACK_NAME).is_file() else None
     if packed is None and any(path.glob(f"*/{PACK_NAME}")):
         raise LatentFaceError(f"{path}: a packed dataset; give one of its splits, such as {path}/val")
@@ -206,19 +255,24 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         raise LatentFaceError(f"{path}: {wanted}; there are {', '.join(map(str, rates))}")
     if packed:
         names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
-        return [path / name / f"latent_{rate}.npy" for name in names]
-    found = sorted(file for file in _files(path) if _wanted(file, rate, config.codec))
-    for file in found:
-        refuse_link_outside(file, path)
-    if not found:
+        yield from (path / name / f"latent_{rate}.npy" for name in names)
+        return
+    empty = True
+    for file in _files(path):
+        if _wanted(file, rate, config.codec):
+            refuse_link_outside(file, path)
+            empty = False
+            yield file
+    if empty:
         photographs = any(map(_is_picture, _files(path)))
         hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
         raise LatentFaceError(f"{path}: {hint}")
-    return found
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def _wanted(path: Path, rate: int | None, codec: str) -> bool:
@@ -229,7 +283,7 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
-def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
+def open_source(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     if _is_picture(path):
         return _encode(path, config, detector, codec)
     packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
@@ -287,6 +341,13 @@ def _packed(split: Path) -> PackedStore:
     return PackedStore(split)
 
 
+def release(paths: Iterable[Path]) -> None:
+    """Closes the files of packed splits: mapped pages that were read count as memory of this process."""
+    for split in {path.parent.parent for path in paths}:
+        if (split / PACK_NAME).is_file():
+            _packed(split).release()
+
+
 @lru_cache(maxsize=4)
 def _manifest(path: Path) -> dict[str, ManifestRow]:
     return read_manifest(path) if path.is_file() else {}
@@ -294,16 +355,24 @@ def _manifest(path: Path) -> dict[str, ManifestRow]:
 
 def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:
     out = make_folder(config.out, "--out")
-    content = {
+    content = describe(source, faces, detector.stride)
+    content |= {"confidence": config.conf, "nms": config.nms, "faces": content.pop("faces")}
+    with replacing(out / f"{source.name}.json", flush=False) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if not config.no_pictures:
+        save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))
+
+
+def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
+    """Plain values for a file. Boxes are x1 y1 x2 y2 and landmarks five x y, picture pixels."""
+    return {
         "latent": str(source.path),
         "rate": source.rate,
-        "picture_width": source.array.shape[2] * detector.stride,
-        "picture_height": source.array.shape[1] * detector.stride,
+        "picture_width": source.array.shape[2] * stride,
+        "picture_height": source.array.shape[1] * stride,
         "photograph": _photograph(source.row),
-        "confidence": config.conf,
-        "nms": config.nms,
         "faces": [
-            {"box": box, "score": score, "landmarks": points}  # x1 y1 x2 y2 and x y, picture pixels
+            {"box": box, "score": score, "landmarks": points}
             for box, score, points in zip(
                 faces.boxes.round(2).tolist(),
                 faces.scores.round(4).tolist(),
@@ -312,10 +381,6 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
             )
         ],
     }
-    with replacing(out / f"{source.name}.json", flush=False) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if not config.no_pictures:
-        save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))
 
 
 def _photograph(row: ManifestRow | None) -> dict[str, object] | None:

@@ -29,12 +29,13 @@ class Detector:
         self.facts = runtime.facts
 
     @classmethod
-    def load(cls, path: str | Path, *, network: str | None = None, device: str = "") -> Detector:
+    def load(cls, path: str | Path, *, network: str | None = None, device: str = "", threads: int = 0) -> Detector:
         """From a checkpoint, a bare state dict, or an exported `.onnx`, which ONNX Runtime then runs.
 
-        `network` is only checked. Raises LatentFaceError where it contradicts the file or the file is none of these.
+        `network` is only checked. `threads`: of this process, for the network; 0: all. Raises LatentFaceError where
+        the file contradicts `network` or is none of these.
         """
-        return cls(open_runtime(path, network=network, device=device))
+        return cls(open_runtime(path, network=network, device=device, threads=threads))
 
     @classmethod
     def pretrained(cls, codec: str, *, device: str = "") -> Detector:

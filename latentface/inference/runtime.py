@@ -108,15 +108,19 @@ class OnnxRuntime:
         return outputs
 
 
-def open_runtime(path: str | Path, *, network: str | None, device: str) -> Runtime:
+def open_runtime(path: str | Path, *, network: str | None, device: str, threads: int = 0) -> Runtime:
     """By suffix: `.onnx` for ONNX Runtime, anything else for torch. `network` is only checked."""
     if Path(path).suffix.lower() != ".onnx":
+        import torch
+
         from latentface.model.checkpoint import load_checkpoint
 
+        if threads:
+            torch.set_num_threads(threads)
         return TorchRuntime(load_checkpoint(path, network), device)
     if device not in ("", "cpu"):
         raise LatentFaceError(f"--device {device}: exported models run on the CPU here; leave it out or give the .pth")
-    runtime = OnnxRuntime(path)
+    runtime = OnnxRuntime(path, threads)
     if network and network != runtime.config.backbone:
         raise LatentFaceError(
             f"{path} holds a {runtime.config.backbone}, not a {network}: ask for {runtime.config.backbone}"

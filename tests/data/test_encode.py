@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -384,9 +385,53 @@ def test_the_number_of_workers_changes_no_byte(photographs):
 
 
 def test_a_dead_worker_is_one_line(photographs):
-    with pytest.raises(LatentFaceError, match=r"a worker process died .* run the same command again"):
+    with pytest.raises(LatentFaceError, match=r"die while they start .* run the same command again"):
         encode(config_of(photographs, workers=2), open_and_die_in_a_worker)
     assert read_manifest(photographs / "root/train/latents.jsonl") == {}
+
+
+class MortalCodec(MeanCodec):
+    """Kills its process, unless that is the one named in the file: with the first picture, or at each square one."""
+
+    def __init__(self, file, once):
+        super().__init__()
+        self.file, self.once = Path(file), once
+
+    def encode_rates(self, rgb, rates, pixels=None):
+        if self.file.exists() and int(self.file.read_text()) != os.getpid() and (self.once or pixels == 64 * 64):
+            if self.once:
+                self.file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_rates(rgb, rates, pixels)
+
+
+def open_mortal_once(name, weights):
+    return MortalCodec(weights, once=True)
+
+
+def open_mortal(name, weights):
+    return MortalCodec(weights, once=False)
+
+
+def test_a_worker_killed_half_way_loses_and_doubles_nothing(photographs, where):
+    (photographs / "alive").write_text(str(os.getpid()))
+    one = config_of(photographs, codec_weights=str(photographs / "alive"))
+    assert encode(one, open_mean).written == 3
+    two = replace(one, out=str(photographs / "root/two"), workers=2, ray=where)
+    summary = encode(two, open_mortal_once)
+    assert (summary.written, summary.skipped) == (3, [])
+    assert not (photographs / "alive").exists()
+    assert contents(photographs / "root/train") == contents(photographs / "root/two")
+
+
+def test_a_picture_that_kills_every_worker_is_skipped(photographs, where):
+    (photographs / "alive").write_text(str(os.getpid()))
+    config = config_of(photographs, codec_weights=str(photographs / "alive"), workers=2, ray=where)
+    summary = encode(config, open_mortal)
+    assert summary.written == 2
+    path = photographs / "images/square.png"
+    assert summary.skipped == [f"{path}: the process at work on it died 3 times (out of memory?)"]
+    assert sorted(read_manifest(photographs / "root/train/latents.jsonl")) == ["tall", "wide"]
 
 
 def test_the_command(photographs, capsys):

@@ -40,6 +40,8 @@ NOT_RUN = {  # first words of a line -> why it is only read
     "latentface bench": "takes a minute, has a test of its own",
     "latentface evaluate --weight runs/latents_0": "needs the 3,226 pictures of WIDER FACE val",
     "latentface import": "wants another program's files, has tests of its own",
+    "latentface detect val/latent --ray": "needs the extra `ray`, has tests of its own",
+    "latentface encode --ray": "needs the extra `ray`, has tests of its own",
     "latentface demo": "takes minutes, has a test of its own",
     "torchrun": "starts processes, has tests of its own",
 }
