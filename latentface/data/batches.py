@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from latentface.data.order import PictureOrder
 from latentface.data.stores import to_float
 
 
@@ -85,17 +86,23 @@ class LatentBatch:
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """Batches of sample keys in an order that depends on seed and epoch only, so that a run can continue inside one."""
+    """Batches of sample keys in an order that depends on seed and epoch only, so that a run can continue inside one.
 
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+    `order(epoch)` gives the pictures of an epoch, int64 [samples]; without it they are drawn from the whole set.
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, seed: int, order: Callable[[int], np.ndarray] | None = None
+    ) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        self.order = order or PictureOrder(samples, seed)
         self.epoch, self.first_batch = 0, 0
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
+        order = self.order(self.epoch)
         for start in range(self.first_batch * self.batch_size, self.samples, self.batch_size):
             yield [SampleKey(int(index), self.epoch) for index in order[start : start + self.batch_size]]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,8 @@ class PackedStore:
         self._handles: dict[int, Any] = {}
         self._views: dict[str, np.ndarray] = {}
         self._shard_of: dict[str, int] = {}
-        for number in range(len(self.info.shards)):
-            self._shard_of.update(dict.fromkeys(map(self._known, self._open(number).keys()), number))
+        for number, names in enumerate(self._contents()):
+            self._shard_of.update(dict.fromkeys(map(self._known, names), number))
         self._handles.clear()  # before other processes are forked off
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class PackedStore:
 
     def shape(self, name: str, rate: int) -> tuple[int, int, int]:
         """See `LatentStore.shape`."""
-        shape = self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
+        shape = self._stored_shape(name, rate)
         if len(shape) != 3 or 0 in shape:
             raise LatentFaceError(f"{self.place(name, rate)}: shape {shape}, expected [h, w, C]; {REMEDY}")
         return shape[2], shape[0], shape[1]
@@ -186,6 +187,10 @@ class PackedStore:
             raise LatentFaceError(f"{self.place(name, rate)}: no scales for {len(array)} channels of {group}; {REMEDY}")
         return StoredLatent(array, *self._tables[group])
 
+    def shard_of(self, name: str, rate: int) -> int:
+        """Number of the shard that a latent is in."""
+        return self._shard_of[tensor_name(name, rate)]
+
     def release(self) -> None:
         """Closes the files, which are opened again when needed: mapped pages that were touched count as memory."""
         self._handles.clear()
@@ -196,6 +201,14 @@ class PackedStore:
         number = self._shard_of.get(tensor_name(name, rate))
         file = "no shard" if number is None else self.info.shards[number].file
         return f"{self.split}/{file}: {tensor_name(name, rate)}"
+
+    def _contents(self) -> Iterable[Iterable[str]]:
+        """The names in each shard."""
+        return (self._open(number).keys() for number in range(len(self.info.shards)))
+
+    def _stored_shape(self, name: str, rate: int) -> list[int]:
+        """[h, w, C]."""
+        return self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
 
     def _known(self, key: str) -> str:
         """A name out of a shard that is one of a latent: `<picture>/latent_<rate>`."""

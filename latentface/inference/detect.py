@@ -45,7 +45,7 @@ class DetectConfig:
     """Finds faces in latents: prints a table, writes one JSON file and one picture per latent."""
 
     inputs: tuple[str, ...] = option(
-        (), "latents (.npy), folders of them, packed splits, or photographs with --codec", positional=True
+        (), "latents (.npy), folders of them, packed splits, or photographs with --codec; or URLs", positional=True
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
     weight: str = option("", "checkpoint, e.g. weight_final.pth; empty: the detector that comes along")
@@ -69,6 +69,8 @@ class DetectConfig:
     out: str = option("detections", "folder for the results")
     no_pictures: bool = option(False, "write JSON only")
     batch_size: int = option(8, "latents of one shape per batch")
+    cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
+    cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
 
     def __post_init__(self) -> None:
@@ -78,6 +80,12 @@ class DetectConfig:
             raise LatentFaceError("nothing to look at: give latents, folders or photographs; see --help")
         if self.batch_size < 1 or not 16 <= self.size <= 16384:
             raise LatentFaceError("--batch_size has to be 1 or more and --size 16 to 16384")
+
+    @property
+    def places(self) -> list[Path]:
+        """All inputs; of a URL what stands for it here."""
+        cache = Cache.of(self.cache_dir, self.cache_gb)
+        return [_place(name, cache) for name in (*self.inputs, *self.latent)]
 
     @property
     def vm_settings(self) -> VmSettings:
@@ -112,9 +120,10 @@ class Source:
 def run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     codec = open_codec(config.codec, config.codec_weights or None, vm=config.vm_settings) if config.codec else None
-    weight = config.weight or pretrained(codec.name if codec else _codec_of_inputs(config))
+    places = config.places
+    weight = config.weight or pretrained(codec.name if codec else _codec_of_inputs(places))
     detector = Detector.load(weight, network=config.network or None, device=config.device)
-    paths = [path for name in (*config.inputs, *config.latent) for path in _expand(Path(name), config, detector)]
+    paths = [path for place in places for path in _expand(place, config, detector)]
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
@@ -147,15 +156,28 @@ def run(config: DetectConfig) -> int:
     return 0 if looked_at else 2
 
 
-def _codec_of_inputs(config: DetectConfig) -> str:
+def _place(name: str, cache: Cache) -> Path:
+    """A file or folder; of a URL whose name ends as a file's that file, else the split that it names."""
+    if not is_url(name):
+        return Path(name)
+    single = rate_of(name) is not None or Path(name).suffix == ".npy" or _is_picture(Path(name))
+    if single:
+        return local_file(name, cache)
+    split = local(name, cache)
+    if latent_folder(split).is_dir():
+        return latent_folder(split)
+    raise LatentFaceError(f"{name}: neither {PACK_NAME} nor latent/ there; give a split, such as {name}/val")
+
+
+def _codec_of_inputs(places: list[Path]) -> str:
     """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
-    for name in (*config.inputs, *config.latent):
-        path = Path(name).resolve()
+    for place in places:
+        path = place.resolve()
         if _is_picture(path):
-            raise LatentFaceError(f"{name}: a photograph; give --codec dct and --rate 50, or another codec and rate")
+            raise LatentFaceError(f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate")
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
             packed = (folder / PACK_NAME).is_file()
-            rows = _packed(folder).rows if packed else _manifest(folder / MANIFEST_NAME)
+            rows = _rows(_store(folder)) if packed else _manifest(folder / MANIFEST_NAME)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
             if codecs:
                 return codecs.pop()

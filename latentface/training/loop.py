@@ -44,10 +44,11 @@ def train(config: TrainConfig) -> Path:
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
-    setup.check_data(config, dataset, validation)
-    model = setup.build_model(config, dataset).to(device)
+    orders = [setup.build_order(config, one) if one else None for one in (dataset, validation)]
+    setup.check_data(config, dataset, validation, orders)
+    model = setup.build_model(config, dataset, orders[0]).to(device)
     distillation = setup.build_distillation(config, model, device)
-    batches = EpochBatches(len(dataset), config.batch_size, config.seed)
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0])
     loader = setup.build_loader(config, dataset, batches, device)
     with experiment_folder(config) as folder, deaths_explained():
         if config.fit_entry and distillation is not None and not config.resume:
@@ -57,7 +58,8 @@ def train(config: TrainConfig) -> Path:
         average = setup.build_average(config, model)
         optimizer = setup.build_optimizer(config, model)
         scaler = setup.build_scaler(device, precision)
-        fixed = (config.batch_size, config.accumulate, config.seed, config.model)
+        window = orders[0].window if orders[0] else 0
+        fixed = (config.batch_size, config.accumulate, config.seed, config.model, window)
         order = Order(tuple(dataset.rates), len(dataset), *fixed)
         progress = load_state(folder, model, average, optimizer, scaler, order) if config.resume else Progress()
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):
