@@ -28,6 +28,7 @@ LABELS = "labels.txt"
 VERSION_FACTS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "created", "mtime")
 
 _mirrors: dict[Path, Mirror] = {}  # of this process, by folder
+_files: dict[Path, str] = {}  # single files, with their URLs
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def local_file(place: str | Path, cache: Cache | None = None) -> Path:
     folder, _, name = str(place).rpartition("/")
     if name_problem(name):
         raise LatentFaceError(f"{place}: no name of a file at its end")
-    return _mirror(folder, cache).file(name)
+    path = _mirror(folder, cache).file(name)
+    _files[path] = str(place)
+    return path
 
 
 def mirror_of(folder: Path) -> Mirror | None:
@@ -127,7 +130,7 @@ def shown(path: str | Path) -> str:
     for folder in (path, *path.parents):
         if mirror := _mirrors.get(folder):
             return "/".join([mirror.url, *path.relative_to(folder).parts])
-    return str(path)
+    return _files.get(path, str(path))
 
 
 def _mirror(url: str, cache: Cache | None) -> Mirror:

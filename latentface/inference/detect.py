@@ -15,10 +15,14 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
+from latentface.data.cache import CACHE_GB, Blob, Cache, fetched_ahead
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
+from latentface.data.mirror import local, local_file, mirror_of, shown
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
-from latentface.data.stores import PACK_NAME, rate_of, read_latent
+from latentface.data.remote import is_url
+from latentface.data.remote_stores import RemotePack, RemoteTree
+from latentface.data.stores import PACK_NAME, latent_folder, open_store, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
@@ -142,7 +146,8 @@ def run(config: DetectConfig) -> int:
         return found
 
     looked_at = faces_found = 0
-    written = ahead(write, map(detect, ahead(read, batches)), workers=cores())
+    coming = _fetched_ahead(batches, Cache.of(config.cache_dir, config.cache_gb))
+    written = ahead(write, map(detect, ahead(read, coming)), workers=cores())
     for results in progress(written, "detecting", len(batches), unit="batch"):
         for source, faces in results:
             looked_at += 1
@@ -176,8 +181,7 @@ def _codec_of_inputs(places: list[Path]) -> str:
         if _is_picture(path):
             raise LatentFaceError(f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate")
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
-            packed = (folder / PACK_NAME).is_file()
-            rows = _rows(_store(folder)) if packed else _manifest(folder / MANIFEST_NAME)
+            rows = _manifest(folder / MANIFEST_NAME)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
             if codecs:
                 return codecs.pop()
@@ -200,7 +204,7 @@ def _readable(
 
 def _detect(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
     for source in sources:
-        detector.check_codec(source.codec, str(source.path))
+        detector.check_codec(source.codec, shown(source.path))
     return detector(
         [source.array for source in sources],
         [source.rate for source in sources],
@@ -217,17 +221,17 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterable[Pa
         if not path.exists():
             raise LatentFaceError(f"{path}: no such file or folder")
         return [path]
-    packed = _packed(path) if (path / PACK_NAME).is_file() else None
-    if packed is None and any(path.glob(f"*/{PACK_NAME}")):
+    store = _store(path)
+    if store is None and any(path.glob(f"*/{PACK_NAME}")):
         raise LatentFaceError(f"{path}: a packed dataset; give one of its splits, such as {path}/val")
-    rates = list(packed.rates) if packed else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
+    rates = list(store.rates) if store else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
     usable = [rate for rate in rates if not detector.rates or rate in detector.rates]
     rate = usable[0] if config.rate is None and len(usable) == 1 else config.rate
     if rates and rate not in rates and not config.codec:
         wanted = "several rates: give --rate" if rate is None else f"no latent of rate {rate}"
-        raise LatentFaceError(f"{path}: {wanted}; there are {', '.join(map(str, rates))}")
-    if packed:
-        names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
+        raise LatentFaceError(f"{shown(path)}: {wanted}; there are {', '.join(map(str, rates))}")
+    if store:
+        names = (name for name in store.names() if rate is not None and store.has(name, rate))
         return [path / name / f"latent_{rate}.npy" for name in names]
     found = sorted(file for file in _files(path) if _wanted(file, rate, config.codec))
     for file in found:
@@ -254,21 +258,22 @@ def _is_picture(path: Path) -> bool:
 def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     if _is_picture(path):
         return _encode(path, config, detector, codec)
-    packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
-    array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
+    store = _store(path.parent.parent)
+    array = store.read(path.parent.name, rate_of(path) or 0).values if store else read_latent(path)
     in_name = rate_of(path)
     if config.rate is not None and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
     named = in_name if config.rate is None else config.rate
     rate = _only_rate(detector, path) if named is None else named
     folder = path.resolve().parent
-    rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
+    split = store.split if store else folder.parent.parent
+    rows = _manifest(split / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
     if row is not None:
-        row.check_cells(array.shape, str(path))
+        row.check_cells(array.shape, shown(path))
     source = Source(_name(path), path, array, rate, row)
     index = UNKNOWN_INDEX if source.model_index is None else source.model_index
-    return replace(source, array=np.array(detector.check_latent(array, str(path), rate, index)))
+    return replace(source, array=np.array(detector.check_latent(array, shown(path), rate, index)))
 
 
 def _name(path: Path) -> str:
@@ -303,10 +308,31 @@ def _only_rate(detector: Detector, path: Path) -> int:
     return detector.rates[0]
 
 
+def _store(folder: Path) -> PackedStore | RemoteTree | None:
+    """Of a packed split, or of what is behind a URL; None for a folder whose files are read for themselves.
+
+    What is in a packed split is named as if it were a tree: `<split>/<picture>/latent_75.npy`.
+    """
+    return _opened(folder) if (folder / PACK_NAME).is_file() or mirror_of(folder) else None
+
+
 @lru_cache(maxsize=4)
-def _packed(split: Path) -> PackedStore:
-    """A packed split, opened once. What is in it is named as if it were a tree: `<split>/<picture>/latent_75.npy`."""
-    return PackedStore(split)
+def _opened(folder: Path) -> PackedStore | RemoteTree:
+    return open_store(folder)  # type: ignore[return-value]  # no plain tree, see above
+
+
+def _fetched_ahead(batches: list[list[Path]], cache: Cache) -> Iterable[list[Path]]:
+    """The batches, while threads fetch what is behind URLs."""
+    if not any(mirror_of(path.parent.parent) for batch in batches for path in batch[:1]):
+        return batches
+    return fetched_ahead(batches, lambda batch: [blob for path in batch for blob in _blob(path)], cache)
+
+
+def _blob(path: Path) -> list[Blob]:
+    """What a latent is read from, none where that is here already."""
+    store = _store(path.parent.parent)
+    rate = rate_of(path)
+    return [store.blob(path.parent.name, rate)] if isinstance(store, RemotePack | RemoteTree) and rate is not None else []
 
 
 @lru_cache(maxsize=4)
@@ -317,7 +343,7 @@ def _manifest(path: Path) -> dict[str, ManifestRow]:
 def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:
     out = make_folder(config.out, "--out")
     content = {
-        "latent": str(source.path),
+        "latent": shown(source.path),
         "rate": source.rate,
         "picture_width": source.array.shape[2] * detector.stride,
         "picture_height": source.array.shape[1] * detector.stride,
