@@ -138,7 +138,9 @@ class Cache:
         return total
 
 
-def fetched_ahead(batches: Iterable[Batch], blobs_of: Callable[[Batch], Iterable[Blob]], cache: Cache) -> Iterator[Batch]:
+def fetched_ahead(
+    batches: Iterable[Batch], blobs_of: Callable[[Batch], Iterable[Blob]], cache: Cache
+) -> Iterator[Batch]:
     """The batches, while threads fetch what later ones will read: as much as a third of the cache holds.
 
     A failure is not told here: whoever reads the blob meets it.

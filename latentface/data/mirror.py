@@ -145,5 +145,7 @@ def _blob(url: str, facts: dict[str, Any]) -> Blob:
     """Its key changes with whatever the store says of another version."""
     if not isinstance(facts.get("size"), int):
         raise LatentFaceError(f"{url}: the server does not say how large its files are; pack the tree and upload that")
-    version = json.dumps([url, facts["size"], {name: facts[name] for name in VERSION_FACTS if name in facts}], default=str)
+    version = json.dumps(
+        [url, facts["size"], {name: facts[name] for name in VERSION_FACTS if name in facts}], default=str
+    )
     return Blob(url, facts["size"], hashlib.sha256(version.encode()).hexdigest())

@@ -65,14 +65,23 @@ def read_info(split: Path) -> PackInfo:
     """Reads `split/pack.json`; raises LatentFaceError for anything that it could not have written itself."""
     path = split / PACK_NAME
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
+    return parse_info(text, str(path))
+
+
+def parse_info(text: str, place: str) -> PackInfo:
+    """The content of a `pack.json`; `place` is for the message."""
+    try:
+        values = parse_json(text)
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
         shards = tuple(Shard(**shard) for shard in values.pop("shards"))
         info = PackInfo(**(values | {"rates": tuple(values["rates"])}), shards=shards)
         _check(info)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LatentFaceError(f"{place}: not the description of a packed set ({error}); {REMEDY}") from error
     return info
 
 

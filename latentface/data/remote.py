@@ -17,6 +17,7 @@ from latentface.files import unwritable
 
 PAUSES = (0.5, 1.0, 2.0)  # seconds before another try
 QUIET = 60  # seconds without a byte after which a connection counts as lost
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs")  # have no folders to make; a missing bucket would be made instead
 EXTRA = "pip install 'latentface[s3]'"
 
 Result = TypeVar("Result")
@@ -73,7 +74,8 @@ def upload(path: Path, url: str) -> None:
     """Copies a local file to a URL; object stores show it when it is whole."""
 
     def put(system: Any, inner: str) -> None:
-        system.makedirs(system._parent(inner), exist_ok=True)
+        if url.partition("://")[0] not in BUCKETS:
+            system.makedirs(system._parent(inner), exist_ok=True)
         system.put_file(str(path), inner)
 
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latentface.data.cache import Blob, Cache
-from latentface.data.mirror import Mirror, shown
+from latentface.data.mirror import Mirror
 from latentface.data.packed import REMEDY, PackedStore, open_shard, tensor_name
 from latentface.data.remote import read_start
 from latentface.data.stores import StoredLatent, read_latent

@@ -44,10 +44,10 @@ def measure_statistics(
         at_rate = dataset.at_rate(rate)
         if not len(at_rate):
             raise LatentFaceError(f"{dataset.latent_dir}: no picture has a latent of rate {rate}; leave the rate out")
-        indices = [index for index, picture in enumerate(at_rate.pictures) if names is None or picture.name in names]
-        indices = indices or list(range(len(at_rate)))
-        places = np.unique(np.linspace(0, len(indices) - 1, min(pictures, len(indices))).astype(int))
-        chosen = [indices[place] for place in places]
+        there = [index for index, picture in enumerate(at_rate.pictures) if names is None or picture.name in names]
+        there = there or list(range(len(at_rate)))
+        places = np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))
+        chosen = [there[place] for place in places]
         for index in progress(chosen, f"statistics at rate {rate}", unit="latent"):
             sample = at_rate[index]
             group = ("index", sample.model_index) if sample.model_index != UNKNOWN_INDEX else ("rate", rate)

@@ -179,7 +179,9 @@ def _codec_of_inputs(places: list[Path]) -> str:
     for place in places:
         path = place.resolve()
         if _is_picture(path):
-            raise LatentFaceError(f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate")
+            raise LatentFaceError(
+                f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate"
+            )
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
             rows = _manifest(folder / MANIFEST_NAME)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
@@ -332,7 +334,9 @@ def _blob(path: Path) -> list[Blob]:
     """What a latent is read from, none where that is here already."""
     store = _store(path.parent.parent)
     rate = rate_of(path)
-    return [store.blob(path.parent.name, rate)] if isinstance(store, RemotePack | RemoteTree) and rate is not None else []
+    return (
+        [store.blob(path.parent.name, rate)] if isinstance(store, RemotePack | RemoteTree) and rate is not None else []
+    )
 
 
 @lru_cache(maxsize=4)

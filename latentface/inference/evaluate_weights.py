@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentface.data.batches import collate_by_shape
-from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.cache import Cache
+from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import ManifestRow
 from latentface.data.mirror import local, local_file, shown
 from latentface.data.reading import deaths_explained, load_batches

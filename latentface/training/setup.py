@@ -88,7 +88,8 @@ def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -
     latent_dir, labels = config.split_paths(split)
     if not latent_dir.is_dir():
         raise LatentFaceError(
-            f"{shown(latent_dir)}: no such folder; --dataset_root has to hold {split}/latent/<picture>/{config.latent_type}"
+            f"{shown(latent_dir)}: no such folder; --dataset_root has to hold "
+            f"{split}/latent/<picture>/{config.latent_type}"
         )
     dataset = NestedLatentWiderFaceDataset(
         latent_dir,
@@ -142,8 +143,8 @@ def build_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> S
         needed, there = 3 * sum(largest[: config.window]), store.cache.limit
         if min(needed, sum(largest)) > there:
             raise LatentFaceError(
-                f"--cache_gb {config.cache_gb:g}: three times {config.window} shards of up to {largest[0] / 1e9:.3g} GB "
-                f"are needed; give {needed / 1e9:.3g} or more, or a smaller --window"
+                f"--cache_gb {config.cache_gb:g}: three times {config.window} shards of up to "
+                f"{largest[0] / 1e9:.3g} GB are needed; give {needed / 1e9:.3g} or more, or a smaller --window"
             )
     return ShardOrder(dataset.shards, config.seed, config.window)
 
