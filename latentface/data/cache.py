@@ -34,6 +34,7 @@ SPARE = 0.1  # of the limit is cleared when room is made, so that this is not do
 ABANDONED = 3600  # seconds after which a transfer that has not grown is nobody's
 THREADS = 4  # transfers at once
 STRIPES = 64  # locks for any number of files
+MOST_KNOWN = 10_000  # files that a reader of batches remembers to have fetched
 
 Batch = TypeVar("Batch")
 
@@ -83,7 +84,7 @@ class Cache:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """One thread of one process at a time for a key; some keys share a lock."""
+        """One thread of one process at a time for a key. Some keys share a lock: who holds one must not ask again."""
         stripe = sum(key.encode()) % STRIPES
         with _locked(make_folder(self.folder / "locks", "--cache_dir") / str(stripe)):
             yield
@@ -139,38 +140,38 @@ class Cache:
 
 
 def fetched_ahead(
-    batches: Iterable[Batch], blobs_of: Callable[[Batch], Iterable[Blob]], cache: Cache
+    batches: Iterable[Batch], blobs_of: Callable[[Batch], Iterable[Blob]], cache: Cache, late: int = 0
 ) -> Iterator[Batch]:
     """The batches, while threads fetch what later ones will read: as much as a third of the cache holds.
 
-    A failure is not told here: whoever reads the blob meets it.
+    That third includes what the last `late` batches were the first to want, which readers may not have come to yet. A
+    failure is not told here: whoever reads the blob meets it.
     """
-    waiting: deque[tuple[Batch, int]] = deque()  # with the bytes that each was the first to want
-    known: OrderedDict[str, None] = OrderedDict()
-    pending, budget = 0, cache.limit // 3
-    source = iter(batches)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
+    known: OrderedDict[str, None] = OrderedDict()
+    waiting: deque[tuple[Batch, int]] = deque()  # with the bytes that each is the first to want
+    given: deque[int] = deque()  # bytes of the last batches that were handed out
+    room = cache.limit // 3
     try:
-        ended = False
-        while not ended or waiting:
-            while not ended and pending < budget:
-                batch = next(source, None)
-                if batch is None:
-                    ended = True
-                    break
-                new = [blob for blob in dict.fromkeys(blobs_of(batch)) if blob.key not in known]
-                size = sum(blob.bytes for blob in new)
-                for blob in new if size <= budget else ():  # larger ones would push out what is being read
+        for batch in batches:
+            new = [blob for blob in dict.fromkeys(blobs_of(batch)) if blob.key not in known]
+            size = sum(blob.bytes for blob in new)
+            while waiting and size > room:
+                first, first_size = waiting.popleft()
+                yield first
+                given.append(first_size)
+                if len(given) > late:
+                    room += given.popleft()
+            if size <= room:  # else it would push out what is being read
+                for blob in new:
                     pool.submit(cache.get, blob)
-                known.update(dict.fromkeys(blob.key for blob in new))
-                waiting.append((batch, size))
-                pending += size
-            while len(known) > 10_000:
+            room -= size
+            known.update(dict.fromkeys(blob.key for blob in new))
+            while len(known) > MOST_KNOWN:
                 known.popitem(last=False)
-            if waiting:
-                batch, size = waiting.popleft()
-                pending -= size
-                yield batch
+            waiting.append((batch, size))
+        for first, _ in waiting:
+            yield first
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

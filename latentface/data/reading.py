@@ -20,6 +20,7 @@ from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.remote_stores import RemotePack, RemoteTree
 from latentface.errors import LatentFaceError
 
+DRAWN_AHEAD = 2  # batches for each worker, PyTorch's default
 MORE_SHARED_MEMORY = "give --workers 0 or a smaller --batch_size, or a container more of it (docker run --shm-size=8g)"
 REMEDIES = {
     "Killed": "if memory ran out, give fewer --workers (0: none) or a smaller --batch_size",
@@ -39,7 +40,7 @@ def load_batches(
         batches = options.pop("batch_sampler", None) or BatchSampler(
             SequentialSampler(dataset), options.pop("batch_size"), drop_last=False
         )
-        options["batch_sampler"] = FetchedAhead(batches, dataset, dataset.store)
+        options["batch_sampler"] = FetchedAhead(batches, dataset, dataset.store, DRAWN_AHEAD * workers)
     if not workers:
         return DataLoader(dataset, collate_fn=collate, **options)
     return Loader(
@@ -55,12 +56,13 @@ class FetchedAhead(Sampler):
     batches: BatchSampler | Sampler
     dataset: NestedLatentWiderFaceDataset
     store: RemotePack | RemoteTree
+    late: int  # batches that are handed out before they are read
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return fetched_ahead(self.batches, self._blobs, self.store.cache)
+        return fetched_ahead(self.batches, self._blobs, self.store.cache, self.late)
 
     def _blobs(self, keys: list[int | SampleKey]) -> list[Blob]:
         return [self.store.blob(*self.dataset.drawn(key)) for key in keys]

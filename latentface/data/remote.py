@@ -112,13 +112,17 @@ def size(url: str) -> int | None:
         return None
 
 
-def read_start(url: str, count: int) -> bytes | None:
-    """The first `count` bytes; None where a server gives whole files only."""
+def read_start(url: str, count: int) -> bytes:
+    """The first `count` bytes, or all that there are."""
 
-    def read(system: Any, inner: str) -> bytes | None:
-        if "http" in system.protocol and not system.info(inner).get("partial"):
-            return None
-        return system.cat_file(inner, start=0, end=count)
+    def read(system: Any, inner: str) -> bytes:
+        if "http" not in system.protocol:
+            return system.cat_file(inner, start=0, end=count)
+        content = b""  # of a stream that is left, as there are servers that give whole files only
+        with system.open(inner, block_size=0, headers={"Range": f"bytes=0-{count - 1}"}) as stream:
+            while len(content) < count and (more := stream.read(count - len(content))):
+                content += more
+        return content
 
     return attempt(url, read)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from latentface.data.packed import REMEDY, PackedStore, open_shard, tensor_name
 from latentface.data.remote import read_start
 from latentface.data.stores import StoredLatent, read_latent
 from latentface.errors import LatentFaceError
-from latentface.files import parse_json, replacing
+from latentface.files import parse_json
 
 FIRST_BYTES = 1 << 17  # of a shard, which its header mostly fits in
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
@@ -55,12 +56,12 @@ class RemotePack(PackedStore):
     def _header(self, blob: Blob) -> Header:
         """Read once, then kept beside the labels; it belongs to the shard's checksum."""
         path = self.split / "headers" / blob.key
-        with self.cache.lock(blob.key):
-            if not path.is_file():
-                path.parent.mkdir(exist_ok=True)
-                content = _read_header(blob, self.cache)
-                with replacing(path, flush=False) as temporary:
-                    temporary.write_bytes(content)
+        if not path.is_file():
+            content = _read_header(blob)
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_name(f".{blob.key}.{os.getpid()}")  # several processes may be at it
+            temporary.write_bytes(content)
+            temporary.replace(path)
         try:
             entries = parse_json(path.read_bytes())
             return {name: list(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
@@ -140,26 +141,18 @@ def _opened(cache: Cache, blob: Blob, open_file: Callable[[Path], Opened]) -> Op
         path = cache.get(blob)
         try:
             return open_file(path)
-        except LatentFaceError as error:
+        except (LatentFaceError, OSError, RuntimeError) as error:
             if path.exists():
                 raise LatentFaceError(str(error).replace(str(path), blob.url)) from error
 
 
-def _read_header(blob: Blob, cache: Cache) -> bytes:
+def _read_header(blob: Blob) -> bytes:
     with suppress(FileNotFoundError):
-        start = None if cache.has(blob) else read_start(blob.url, FIRST_BYTES)
-        if start is None:
-            return _opened(cache, blob, _header_of_file)
+        start = read_start(blob.url, FIRST_BYTES)
         length = int.from_bytes(start[:8], "little")
         if not 0 < length <= min(LONGEST_HEADER, blob.bytes - 8):
             raise LatentFaceError(f"{blob.url}: does not begin as a shard; {REMEDY}")
         if len(start) < 8 + length:
-            start = read_start(blob.url, 8 + length) or b""
+            start = read_start(blob.url, 8 + length)
         return start[8 : 8 + length]
     raise LatentFaceError(f"{blob.url}: not there, but pack.json names it; {REMEDY}")
-
-
-def _header_of_file(path: Path) -> bytes:
-    open_shard(path)  # refuses what is none
-    with path.open("rb") as file:
-        return file.read(int.from_bytes(file.read(8), "little"))
