@@ -29,7 +29,7 @@ def test_every_picture_comes_once_and_every_shard_in_one_window(window):
             while len(members) <= window and start + length < 15 and len(members | {came[start + length]}) <= window:
                 members.add(came[start + length])
                 length += 1
-            assert length == sum((SHARDS == shard).sum() for shard in members)
+            assert length == sum((shard == SHARDS).sum() for shard in members)
             start += length
             assert len(members) == min(window, 5 - first)
         assert start == 15
