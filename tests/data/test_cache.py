@@ -194,7 +194,7 @@ def test_the_next_files_are_fetched_while_one_is_read(server, tmp_path):
 
 @pytest.mark.parametrize("gigabytes", [0, -1, float("nan"), float("inf")])
 def test_a_cache_has_a_size(gigabytes):
-    with pytest.raises(LatentFaceError, match="--cache_gb .* has to be above 0"):
+    with pytest.raises(LatentFaceError, match=r"--cache_gb .* has to be above 0"):
         Cache.of("x", gigabytes)
 
 

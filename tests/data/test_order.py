@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_every_picture_comes_once_and_every_shard_in_one_window(window):
 
 def test_pictures_of_a_window_are_mixed_and_shards_shuffled():
     came = [tuple(SHARDS[order(2)(epoch)]) for epoch in range(20)]
-    runs = [1 + sum(a != b for a, b in zip(row, row[1:], strict=False)) for row in came]
+    runs = [1 + sum(a != b for a, b in pairwise(row)) for row in came]
     assert np.mean(runs) > 7  # without mixing there are 5
     assert len({row[0] for row in came}) == 5
 

@@ -88,13 +88,13 @@ def test_a_single_latent_may_be_named(bucket, drawn_dataset, weights):
         (["train", "--dataset_root", "s3://nobucket/packed"], "s3://nobucket/packed/train/latent: no such folder"),
         (
             ["evaluate", "--weight", "WEIGHT", "--dataset_root", "s3://nobucket/x"],
-            "s3://nobucket/x/val/latent: no such",
+            "s3://nobucket/x/val/latent: no",
         ),
         (["detect", "--weight", "WEIGHT", "s3://bucket/packed"], "s3://bucket/packed: neither pack.json nor latent/"),
         (["detect", "--weight", "WEIGHT", "s3://bucket/a.npy"], "s3://bucket/a.npy: no such file"),
         (["pack", "TREE", "--out", "s3://nobucket/new"], "s3://nobucket/new/train/shard_00000.safetensors: cannot be"),
         (["pack", "s3://bucket/packed", "--out", "new"], "s3://bucket/packed: no split in it"),
-        (["train", "--dataset_root", "TREE", "--out", "s3://bucket/run"], "--out s3://bucket/run: a URL; only"),
+        (["train", "--dataset_root", "TREE", "--out", "s3://bucket/run"], "--out s3://bucket/run: a URL, which only"),
         (["pack", "s3://bucket/packed", "--verify"], "--verify s3://bucket/packed: for local folders"),
     ],
 )
