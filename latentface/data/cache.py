@@ -31,7 +31,7 @@ except ImportError:  # Windows: two processes may fetch a file twice, which cost
 
 CACHE_GB = 10.0
 SPARE = 0.1  # of the limit is cleared when room is made, so that this is not done for every small file
-ABANDONED = 3600  # seconds after which a transfer that has not grown is nobody's
+ABANDONED = 300  # seconds after which a transfer that has not grown is nobody's
 THREADS = 4  # transfers at once
 STRIPES = 64  # locks for any number of files
 MOST_KNOWN = 10_000  # files that a reader of batches remembers to have fetched
@@ -66,7 +66,7 @@ class Cache:
     def get(self, blob: Blob) -> Path:
         """Where the file is, after fetching it if need be. Raises LatentFaceError for what cannot be had whole."""
         path = self._blobs / blob.key
-        if _touch(path):
+        if _is_whole(path, blob):
             return path
         if blob.bytes > self.limit:
             raise LatentFaceError(
@@ -74,7 +74,7 @@ class Cache:
                 "--cache_gb"
             )
         with self.lock(blob.key):  # whoever waited here finds it fetched
-            if not _touch(path):
+            if not _is_whole(path, blob):
                 self._fetch(blob, path)
         return path
 
@@ -196,13 +196,13 @@ def _locked(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _touch(path: Path) -> bool:
-    """Notes that a blob is used; False where there is none."""
+def _is_whole(path: Path, blob: Blob) -> bool:
+    """Whether a blob is here, which then counts as used; one that a loss of power has cut short is not."""
     try:
         os.utime(path)
+        return path.stat().st_size == blob.bytes
     except FileNotFoundError:
         return False
-    return True
 
 
 def _bytes_of(entry: os.DirEntry[str]) -> int:

@@ -79,6 +79,12 @@ def test_files_that_somebody_removed_are_fetched_again_and_no_longer_counted(ser
     assert kept(cache) == {one.key, three.key}
 
 
+def test_a_file_that_was_cut_short_is_fetched_again(server, tmp_path):
+    cache, one = Cache(tmp_path / "cache", 100), blob(server, "one")
+    cache.get(one).write_bytes(b"half")
+    assert cache.get(one).read_bytes() == (server.folder / "one").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
