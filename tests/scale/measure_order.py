@@ -21,16 +21,16 @@ from latentface.inference import evaluate
 from latentface.training.config import TrainConfig
 from latentface.training.loop import train
 
-SIZE, RATE, MOST_FACES = 128, 75, 4
+SIZE, RATE, MOST_FACES = 64, 75, 2
 PICTURES = {"train": 320, "val": 120}
-SHARDS, WINDOW, SEEDS, EPOCHS, BATCH = 20, 4, (0, 1), 16, 4
+SHARDS, WINDOW, SEEDS, EPOCHS, BATCH = 20, 4, (0, 1), 16, 8
 
 
 def draw(folder: Path, split: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     labels = []
     for number in range(PICTURES[split]):
-        faces = number * (MOST_FACES + 1) // PICTURES[split]  # sorted: 0, 0, ... 8, 8
+        faces = number * (MOST_FACES + 1) // PICTURES[split]  # sorted: 0, 0, ... 2, 2
         picture = draw_picture(np.random.default_rng((split == "val", number)), SIZE, SIZE, faces=faces)
         name = f"{split}_{number:04d}.png"
         Image.fromarray(picture.rgb).save(folder / name)

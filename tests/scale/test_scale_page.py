@@ -20,4 +20,4 @@ def test_tables_by_hand() -> None:
         "| pictures drawn from the whole set | 0.500 | 0.250 |",
         "| windows of shards | 0.512 | 0.600 |",
     ]
-    assert store({"rows": {"local": {"samples_per_second": [30.4, 10.0, 20.0]}}})[2:] == ["| local | 20 | 10 to 30 |"]
+    assert store({"rows": {"local": {"samples_per_second": [30.4, 10.0, 20.0]}}})[2:] == ["| local | 30 | 20 | 10 |"]
