@@ -111,8 +111,10 @@ def _disk_error(error: BaseException) -> OSError | None:
 def make_folder(path: str | Path, flag: str, within: str | Path | None = None) -> Path:
     """Makes a folder and those above it; `flag` is what the user can name another one with.
 
-    Raises LatentFaceError where that fails, or where links lead out of `within`.
+    Raises LatentFaceError where that fails, for a URL, or where links lead out of `within`.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise LatentFaceError(f"{flag} {path}: a URL, which only `latentface pack` writes to; give a local folder")
     if within is not None and not _within(Path(path), Path(within)):
         raise LatentFaceError(f"{path}: a link in it leads out of {within}; remove the link or give another {flag}")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from latentface.data.order import PictureOrder
 from latentface.data.stores import to_float
 
 
@@ -87,12 +88,22 @@ class LatentBatch:
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of sample keys in an order that depends on seed and epoch only, so that a run can continue inside one.
 
-    Of several processes each takes every `ranks`-th sample of a batch. Where the last batch has too few for all, those
+    `order(epoch)` gives the pictures of an epoch, int64 [samples]; without it they are drawn from the whole set. Of
+    several processes each takes every `ranks`-th sample of a batch. Where the last batch has too few for all, those
     without one get its first, to take part with; `shares` says that it does not count.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        order: Callable[[int], np.ndarray] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        self.order = order or PictureOrder(samples, seed)
         self.rank, self.ranks = rank, ranks
         self.epoch, self.first_batch = 0, 0
 
@@ -100,7 +111,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
+        order = self.order(self.epoch)
         for start in range(self.first_batch * self.batch_size, self.samples, self.batch_size):
             batch = order[start : start + self.batch_size]
             own = batch[self.rank :: self.ranks] if len(batch) > self.rank else batch[:1]

@@ -26,6 +26,8 @@ from latentface.data.batches import LatentSample, SampleKey
 from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
+from latentface.data.mirror import local, local_file
+from latentface.data.packed import PackedStore
 from latentface.data.pictures import find_pictures, read_picture, render
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
@@ -66,7 +68,7 @@ class NestedLatentWiderFaceDataset(Dataset):
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.latent_dir, self.label_file = Path(self.latent_dir), Path(self.label_file)
+        self.latent_dir, self.label_file = local(self.latent_dir), local_file(self.label_file)
         self.store = open_store(self.latent_dir)
         labels = read_labels(self.label_file)
         names = self.store.names()
@@ -100,7 +102,7 @@ class NestedLatentWiderFaceDataset(Dataset):
     @classmethod
     def of_split(cls, split: str | Path, **options) -> NestedLatentWiderFaceDataset:
         """The dataset of `ROOT/train` or `ROOT/val`, a tree with its labels in the split or in `latent/`, or packed."""
-        latent_dir = latent_folder(Path(split))
+        latent_dir = latent_folder(local(split))
         if not latent_dir.is_dir():
             raise LatentFaceError(f"{split}: no folder latent/ in it (expected {split}/latent/<picture>/latent_75.npy)")
         return cls(latent_dir, find_labels(latent_dir), **options)
@@ -138,11 +140,7 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     def __getitem__(self, key: int | SampleKey) -> LatentSample:
         """An int gives the first rate that the picture has, whole; a SampleKey draws rate and crop for its epoch."""
-        index, epoch = key if isinstance(key, tuple) else (key, None)
-        picture = self.pictures[index]
-        generator = np.random.default_rng((self.seed, epoch, index)) if epoch is not None else None
-        rates = self.rates_of(picture)
-        rate = rates[0] if generator is None else int(generator.choice(rates))
+        picture, rate, generator = self._draw(key)
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
@@ -155,6 +153,29 @@ class NestedLatentWiderFaceDataset(Dataset):
             picture.name, array, rate, _model_index(picture, rate), labels.boxes, labels.landmarks, labels.ignore,
             stored.scale, stored.offset, rgb,
         )  # fmt: skip
+
+    def drawn(self, key: int | SampleKey) -> tuple[str, int]:
+        """Picture and rate of the latent that a sample is made of."""
+        picture, rate, _ = self._draw(key)
+        return picture.name, rate
+
+    def shards(self, epoch: int) -> np.ndarray:
+        """Of a packed set: the shard that each picture's sample is read from in an epoch, int64 [N]."""
+        store = self.store
+        assert isinstance(store, PackedStore)
+        numbers = np.empty(len(self), np.int64)
+        for index, picture in enumerate(self.pictures):
+            there = {store.shard_of(picture.name, rate) for rate in self.rates_of(picture)}
+            numbers[index] = there.pop() if len(there) == 1 else store.shard_of(*self.drawn(SampleKey(index, epoch)))
+        return numbers
+
+    def _draw(self, key: int | SampleKey) -> tuple[Picture, int, np.random.Generator | None]:
+        """Picture, rate, and what a crop is drawn by."""
+        index, epoch = key if isinstance(key, tuple) else (key, None)
+        picture = self.pictures[index]
+        generator = np.random.default_rng((self.seed, epoch, index)) if epoch is not None else None
+        rates = self.rates_of(picture)
+        return picture, rates[0] if generator is None else int(generator.choice(rates)), generator
 
     def _checked(self, array: np.ndarray, picture: Picture, rate: int) -> np.ndarray:
         if array.dtype == np.uint8:  # pixels

@@ -10,25 +10,29 @@ import hashlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from latentface.data.cache import CACHE_GB, Cache, fetched_ahead
 from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.mirror import local, shown
+from latentface.data.pack_target import ORIGIN, Target, targets
 from latentface.data.pack_values import Quantiser, Spread, measure_spread, plan_quantiser
 from latentface.data.pack_verify import verify
-from latentface.data.packed import DTYPES, PackInfo, Shard, group_of, open_shard, read_info, tensor_name
-from latentface.data.stores import PACK_NAME, TreeStore, available_rates, find_labels
+from latentface.data.packed import DTYPES, PackInfo, group_of, tensor_name
+from latentface.data.remote import folders_in, is_url, join
+from latentface.data.remote_stores import RemoteTree
+from latentface.data.stores import LatentStore, available_rates, find_labels, open_store
 from latentface.errors import LatentFaceError
-from latentface.files import make_folder, replacing, sha256
-from latentface.lock import sole_writer
+from latentface.files import make_folder, replacing
 from latentface.options import option
 from latentface.progress import progress
 
 SHARD_BYTES = 128 << 20  # of a shard: large enough to be few, small enough to be held in memory twice
-ORIGIN = "latentface"  # the entry of a shard's metadata that says which packing it belongs to
 SAMPLE = 512  # latents of each group that ranges and errors are estimated on
 
 Key = tuple[str, int]  # picture, rate
@@ -39,13 +43,16 @@ class PackConfig:
     """Packs a dataset tree into few memory-mapped files that train, evaluate and detect read in place of it."""
 
     root: str = option(
-        help="dataset with train/ and val/ (or whatever splits it has), or with --verify a packed one", positional=True
+        help="dataset with train/ and val/ (or whatever splits it has), or its URL; with --verify a packed one",
+        positional=True,
     )
-    out: str = option("", "folder for the packed dataset")
+    out: str = option("", "folder or URL (s3://...) for the packed dataset")
     dtype: str = option("float16", "numbers: float16 (half the disk), int8 (a quarter) or float32", choices=DTYPES)
     rates: tuple[int, ...] = option((), "rates to pack; empty: all")
     splits: tuple[str, ...] = option((), "splits to pack; empty: every folder below ROOT with latent/ in it")
     verify: bool = option(False, "read a packed dataset whole and compare it with its checksums")
+    cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
+    cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
 
     def __post_init__(self) -> None:
         if not self.verify and not self.out:
@@ -56,7 +63,7 @@ class PackConfig:
 class Split:
     """What is to be packed of one split."""
 
-    store: TreeStore
+    store: LatentStore
     labels: Path
     rows: dict[str, ManifestRow]
     keys: list[Key]  # in their order on disk
@@ -67,6 +74,13 @@ class Split:
         row = self.rows.get(key[0])
         entry = row.latents.get(key[1]) if row else None
         return group_of(entry.model_index if entry else None, key[1])
+
+    def coming(self, keys: Iterable[Key]) -> Iterable[Key]:
+        """The keys, while the files of the next ones are fetched where they are behind a URL."""
+        store = self.store
+        if not isinstance(store, RemoteTree):
+            return keys
+        return fetched_ahead(keys, lambda key: [store.blob(*key)], store.cache)
 
     def values(self, key: Key) -> np.ndarray:
         """float32 [C, h, w]; raises LatentFaceError for a latent with values that are not finite."""
@@ -80,39 +94,49 @@ class Split:
 
 def run(config: PackConfig) -> int:
     """Packs split after split, or checks what is packed."""
-    root = Path(config.root)
+    root = config.root
     if config.verify:
-        return verify(root)
-    splits = {name: _open_split(root / name, config) for name in config.splits or _splits_of(root)}
-    out = make_folder(config.out, "--out")
+        if is_url(root):
+            raise LatentFaceError(
+                f"--verify {root}: for local folders; what is read from a URL is checked when fetched"
+            )
+        return verify(Path(root))
+    splits = {name: _open_split(join(root, name), config) for name in config.splits or _splits_of(root)}
+    if not is_url(config.out):
+        make_folder(config.out, "--out")
     plans = {name: _plan(split, config) for name, split in splits.items()}
-    with sole_writer(out, "--out"):
-        _refuse_without_room(out, splits, plans)
+    with targets(config.out, splits) as places:
+        _refuse_without_room(splits, plans, places)
         for name, split in splits.items():
-            _pack_split(split, make_folder(out / name, "--out", within=out), *plans[name])
-    print(f"{out}: give it as --dataset_root in place of {root}")
+            _pack_split(split, places[name], *plans[name])
+    print(f"{config.out}: give it as --dataset_root in place of {root}")
     return 0
 
 
-def _splits_of(root: Path) -> list[str]:
-    found = sorted(path.name for path in root.iterdir() if (path / "latent").is_dir()) if root.is_dir() else []
+def _splits_of(root: str) -> list[str]:
+    if is_url(root):
+        found = [name for name in folders_in(root) if "latent" in folders_in(join(root, name))]
+    else:
+        folder = Path(root)
+        found = sorted(p.name for p in folder.iterdir() if (p / "latent").is_dir()) if folder.is_dir() else []
     if not found:
         raise LatentFaceError(f"{root}: no split in it; expected {root}/train/latent/<picture>/latent_75.npy")
     return found
 
 
-def _open_split(folder: Path, config: PackConfig) -> Split:
+def _open_split(place: str, config: PackConfig) -> Split:
+    folder = local(place, Cache.of(config.cache_dir, config.cache_gb))
     latent_dir = folder / "latent"
     if not latent_dir.is_dir():
-        raise LatentFaceError(f"{latent_dir}: no such folder; name splits of {config.root} with --splits")
-    store = TreeStore(latent_dir)
+        raise LatentFaceError(f"{shown(latent_dir)}: no such folder; name splits of {config.root} with --splits")
+    store = open_store(latent_dir)
     rates = tuple(sorted(config.rates or available_rates(latent_dir)))
     names, excluded = store.names(), read_exclusions(folder)
     for note in exclusion_notes(folder, excluded, set(names)):
         print(f"note: {note}")
     keys = [(n, rate) for n in names if n not in excluded for rate in rates if store.has(n, rate)]
     if not keys:
-        raise LatentFaceError(f"{latent_dir}: no latent of rate {', '.join(map(str, rates)) or 'any'} in it")
+        raise LatentFaceError(f"{shown(latent_dir)}: no latent of rate {', '.join(map(str, rates)) or 'any'} in it")
     manifest = folder / MANIFEST_NAME
     rows = read_manifest(manifest) if manifest.is_file() else {}
     return Split(store, find_labels(latent_dir), rows, keys, rates)
@@ -127,7 +151,8 @@ def _plan(split: Split, config: PackConfig) -> tuple[Quantiser, dict[str, Spread
     for group, keys in members.items():
         chosen = keys[:: max(1, len(keys) // SAMPLE)][:SAMPLE]
         spreads[group] = measure_spread(
-            split.values(key) for key in progress(chosen, f"measuring {group}", unit="latent")
+            split.values(key)
+            for key in progress(split.coming(chosen), f"measuring {group}", len(chosen), unit="latent")
         )
     return plan_quantiser(config.dtype, spreads), spreads
 
@@ -163,28 +188,28 @@ def _bytes(split: Split, quantiser: Quantiser) -> int:
 
 
 def _refuse_without_room(
-    out: Path, splits: dict[str, Split], plans: dict[str, tuple[Quantiser, dict[str, Spread]]]
+    splits: dict[str, Split], plans: dict[str, tuple[Quantiser, dict[str, Spread]]], places: dict[str, Target]
 ) -> None:
     """States size and expected error of every split, and stops where the disk has no room for what is still missing."""
-    needed = 0
+    needed, disk = 0, Path()
     for name, split in splits.items():
         quantiser, spreads = plans[name]
         size, error = _bytes(split, quantiser), _expected_error(split, quantiser, spreads)
-        there = sum(path.stat().st_size for path in (out / name).glob("shard_*.safetensors"))
-        needed += max(0, size - there)
+        disk, more = places[name].room_needed(size, SHARD_BYTES)
+        needed += more
         print(
             f"{name}: {len(split.keys)} latents of rates {', '.join(map(str, split.rates))}, {size / 1e9:.2f} GB as "
             f"{quantiser.dtype}; expected {_in_words(error)}"
         )
-    free = shutil.disk_usage(out).free
+    free = shutil.disk_usage(disk).free
     if needed * 1.01 > free:
         raise LatentFaceError(
-            f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free: give another --out, fewer "
+            f"{disk}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free: give another --out, fewer "
             "--rates or --dtype int8"
         )
 
 
-def _pack_split(split: Split, folder: Path, quantiser: Quantiser, spreads: dict[str, Spread]) -> None:
+def _pack_split(split: Split, target: Target, quantiser: Quantiser, spreads: dict[str, Spread]) -> None:
     info = PackInfo(
         dtype=quantiser.dtype,
         rates=split.rates,
@@ -196,25 +221,25 @@ def _pack_split(split: Split, folder: Path, quantiser: Quantiser, spreads: dict[
         offset={group: table.tolist() for group, table in quantiser.offset.items()},
     )
     fingerprint = hashlib.sha256((info.to_json() + json.dumps(split.keys)).encode()).hexdigest()
-    _refuse_other(folder, info, fingerprint)
+    _refuse_other(target, info, fingerprint)
     per_shard = max(1, SHARD_BYTES // (_bytes(split, quantiser) // len(split.keys)))
     parts = [split.keys[start : start + per_shard] for start in range(0, len(split.keys), per_shard)]
     shards, errors = [], []
-    for number, keys in enumerate(progress(parts, folder.name, unit="shard")):
-        path = folder / f"shard_{number:05d}.safetensors"
-        errors.append(
-            _kept_error(path, fingerprint) or _write_shard(path, split, keys, quantiser, spreads, fingerprint)
-        )
-        shards.append(Shard(path.name, len(keys), path.stat().st_size, sha256(path)))
+    for number, keys in enumerate(progress(parts, Path(str(target)).name, unit="shard")):
+        path = target.path(f"shard_{number:05d}.safetensors")
+        written = target.kept(path.name, len(keys), fingerprint)
+        if written is None:
+            error = _write_shard(path, split, keys, quantiser, spreads, fingerprint)
+            written = target.done(path, len(keys), error, fingerprint)
+        shards.append(written[0])
+        errors.append(written[1])
     for source in (split.labels, split.store.split / MANIFEST_NAME, split.store.split / EXCLUDE_NAME):
         if source.is_file():
-            with replacing(folder / source.name) as temporary:
-                shutil.copyfile(source, temporary)
+            target.copy(source)
     error = _total(errors)
-    with replacing(folder / PACK_NAME) as temporary:
-        temporary.write_text(replace(info, shards=tuple(shards), error=error).to_json() + "\n", encoding="utf-8")
+    target.finish(replace(info, shards=tuple(shards), error=error))
     size = sum(shard.bytes for shard in shards)
-    print(f"{folder}: {len(split.keys)} latents in {len(shards)} files, {size / 1e9:.2f} GB; {_in_words(error)}")
+    print(f"{target}: {len(split.keys)} latents in {len(shards)} files, {size / 1e9:.2f} GB; {_in_words(error)}")
 
 
 def _in_words(error: dict[str, float]) -> str:
@@ -224,19 +249,17 @@ def _in_words(error: dict[str, float]) -> str:
     )
 
 
-def _refuse_other(folder: Path, info: PackInfo, fingerprint: str) -> None:
+def _refuse_other(target: Target, info: PackInfo, fingerprint: str) -> None:
     """What is there has to be the beginning, or the whole, of the same packing."""
-    if (folder / PACK_NAME).is_file():
-        there = read_info(folder)
+    if there := target.info():
         if replace(there, shards=(), error={}) != info:
             raise LatentFaceError(
-                f"{folder}: already holds another packing ({there.dtype}, rates "
+                f"{target}: already holds another packing ({there.dtype}, rates "
                 f"{', '.join(map(str, there.rates))}); give another --out"
             )
         return
-    first = folder / "shard_00000.safetensors"
-    if first.is_file() and _kept_error(first, fingerprint) is None:
-        raise LatentFaceError(f"{folder}: holds shards of another packing; remove them or give another --out")
+    if target.has_others(fingerprint):
+        raise LatentFaceError(f"{target}: holds shards of another packing; remove them or give another --out")
 
 
 def _write_shard(
@@ -247,7 +270,7 @@ def _write_shard(
     from safetensors.torch import save
 
     tensors, errors = {}, []
-    for key in keys:
+    for key in split.coming(keys):
         stored, error = _stored(split, key, quantiser, spreads)
         errors.append(error)
         tensors[tensor_name(*key)] = torch.from_numpy(np.ascontiguousarray(stored.transpose(1, 2, 0)))
@@ -259,17 +282,6 @@ def _write_shard(
         # not save_file: it writes beside `temporary`, under a name that nobody would clear away after a kill
         temporary.write_bytes(save(tensors, metadata={ORIGIN: origin}))
     return total
-
-
-def _kept_error(path: Path, fingerprint: str) -> dict[str, float] | None:
-    """The errors of a shard that an earlier run of the same packing has finished."""
-    if not path.is_file():
-        return None
-    try:
-        origin = json.loads((open_shard(path).metadata() or {})[ORIGIN])
-        return origin["error"] if origin["fingerprint"] == fingerprint else None
-    except (LatentFaceError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _total(errors: list[dict[str, float]]) -> dict[str, float]:

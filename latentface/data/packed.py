@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,23 @@ def read_info(split: Path) -> PackInfo:
     """Reads `split/pack.json`; raises LatentFaceError for anything that it could not have written itself."""
     path = split / PACK_NAME
     try:
-        values = parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
+    return parse_info(text, str(path))
+
+
+def parse_info(text: str, place: str) -> PackInfo:
+    """The content of a `pack.json`; `place` is for the message."""
+    try:
+        values = parse_json(text)
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
         shards = tuple(Shard(**shard) for shard in values.pop("shards"))
         info = PackInfo(**(values | {"rates": tuple(values["rates"])}), shards=shards)
         _check(info)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise LatentFaceError(f"{path}: not the description of a packed set ({error}); {REMEDY}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LatentFaceError(f"{place}: not the description of a packed set ({error}); {REMEDY}") from error
     return info
 
 
@@ -142,8 +152,8 @@ class PackedStore:
         self._handles: dict[int, Any] = {}
         self._views: dict[str, np.ndarray] = {}
         self._shard_of: dict[str, int] = {}
-        for number in range(len(self.info.shards)):
-            self._shard_of.update(dict.fromkeys(map(self._known, self._open(number).keys()), number))
+        for number, names in enumerate(self._contents()):
+            self._shard_of.update(dict.fromkeys(map(self._known, names), number))
         self._handles.clear()  # before other processes are forked off
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +169,7 @@ class PackedStore:
 
     def shape(self, name: str, rate: int) -> tuple[int, int, int]:
         """See `LatentStore.shape`."""
-        shape = self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
+        shape = self._stored_shape(name, rate)
         if len(shape) != 3 or 0 in shape:
             raise LatentFaceError(f"{self.place(name, rate)}: shape {shape}, expected [h, w, C]; {REMEDY}")
         return shape[2], shape[0], shape[1]
@@ -186,6 +196,10 @@ class PackedStore:
             raise LatentFaceError(f"{self.place(name, rate)}: no scales for {len(array)} channels of {group}; {REMEDY}")
         return StoredLatent(array, *self._tables[group])
 
+    def shard_of(self, name: str, rate: int) -> int:
+        """Number of the shard that a latent is in."""
+        return self._shard_of[tensor_name(name, rate)]
+
     def release(self) -> None:
         """Closes the files, which are opened again when needed: mapped pages that were touched count as memory."""
         self._handles.clear()
@@ -196,6 +210,14 @@ class PackedStore:
         number = self._shard_of.get(tensor_name(name, rate))
         file = "no shard" if number is None else self.info.shards[number].file
         return f"{self.split}/{file}: {tensor_name(name, rate)}"
+
+    def _contents(self) -> Iterable[Iterable[str]]:
+        """The names in each shard."""
+        return (self._open(number).keys() for number in range(len(self.info.shards)))
+
+    def _stored_shape(self, name: str, rate: int) -> list[int]:
+        """[h, w, C]."""
+        return self._shard(name, rate).get_slice(tensor_name(name, rate)).get_shape()
 
     def _known(self, key: str) -> str:
         """A name out of a shard that is one of a latent: `<picture>/latent_<rate>`."""

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
 
 from latentface.data.batches import LatentBatch, LatentSample, SampleKey
+from latentface.data.cache import Blob, fetched_ahead
 from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.remote_stores import RemotePack, RemoteTree
 from latentface.errors import LatentFaceError
 
+DRAWN_AHEAD = 2  # batches for each worker, PyTorch's default
 MORE_SHARED_MEMORY = "give --workers 0 or a smaller --batch_size, or a container more of it (docker run --shm-size=8g)"
 REMEDIES = {
     "Killed": "if memory ran out, give fewer --workers (0: none) or a smaller --batch_size",
@@ -29,13 +32,40 @@ REMEDIES = {
 def load_batches(
     dataset: NestedLatentWiderFaceDataset, collate: Callable[[list[LatentSample]], Any], workers: int, **options: Any
 ) -> DataLoader:
-    """A DataLoader whose `workers` leave signals to this process; to be read inside `deaths_explained`."""
+    """A DataLoader whose `workers` leave signals to this process; to be read inside `deaths_explained`.
+
+    What comes by a network is fetched ahead of them, here.
+    """
+    if isinstance(dataset.store, (RemotePack, RemoteTree)):
+        batches = options.pop("batch_sampler", None) or BatchSampler(
+            SequentialSampler(dataset), options.pop("batch_size"), drop_last=False
+        )
+        options["batch_sampler"] = FetchedAhead(batches, dataset, dataset.store, DRAWN_AHEAD * workers)
     if not workers:
         return DataLoader(dataset, collate_fn=collate, **options)
     return Loader(
         Watched(dataset, workers), collate_fn=Shared(collate), num_workers=workers, worker_init_fn=_leave_signals,
         **options,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FetchedAhead(Sampler):
+    """Batches of keys, while threads bring what the next ones will be read from into the cache."""
+
+    batches: BatchSampler | Sampler
+    dataset: NestedLatentWiderFaceDataset
+    store: RemotePack | RemoteTree
+    late: int  # batches that are handed out before they are read
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return fetched_ahead(self.batches, self._blobs, self.store.cache, self.late)
+
+    def _blobs(self, keys: list[int | SampleKey]) -> list[Blob]:
+        return [self.store.blob(*self.dataset.drawn(key)) for key in keys]
 
 
 class Loader(DataLoader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,20 +30,26 @@ class ChannelStatistics:
     channels: tuple[int, ...]  # of each row
 
 
-def measure_statistics(dataset: NestedLatentWiderFaceDataset, pictures: int = 256) -> ChannelStatistics:
-    """Over up to `pictures` latents of each rate, spread evenly over the set; each is read once.
+def measure_statistics(
+    dataset: NestedLatentWiderFaceDataset, pictures: int = 256, among: Iterable[str] | None = None
+) -> ChannelStatistics:
+    """Over up to `pictures` latents of each rate, spread evenly over the set, or over the names in `among`.
 
     Raises LatentFaceError where latents of one row differ in their number of channels.
     """
     sums: dict[tuple[str, int], np.ndarray] = {}  # float64 [3, C]: count, sum, sum of squares
+    names = None if among is None else set(among)
     members: dict[int, Counter[tuple[str, int]]] = {rate: Counter() for rate in dataset.rates}
     for rate in dataset.rates:
         at_rate = dataset.at_rate(rate)
         if not len(at_rate):
             raise LatentFaceError(f"{dataset.latent_dir}: no picture has a latent of rate {rate}; leave the rate out")
-        chosen = np.unique(np.linspace(0, len(at_rate) - 1, min(pictures, len(at_rate))).astype(int))
+        there = [index for index, picture in enumerate(at_rate.pictures) if names is None or picture.name in names]
+        there = there or list(range(len(at_rate)))
+        places = np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))
+        chosen = [there[place] for place in places]
         for index in progress(chosen, f"statistics at rate {rate}", unit="latent"):
-            sample = at_rate[int(index)]
+            sample = at_rate[index]
             group = ("index", sample.model_index) if sample.model_index != UNKNOWN_INDEX else ("rate", rate)
             members[rate][group] += 1
             found = _sums(sample.values)

@@ -126,8 +126,14 @@ def latent_folder(split: Path) -> Path:
 
 
 def open_store(latent_dir: str | Path) -> LatentStore:
-    """The store of a folder of latents or of a packed split."""
-    latent_dir = Path(latent_dir)
+    """The store of a folder of latents or of a packed split, also where `local` has made the folder for a URL."""
+    from latentface.data.mirror import local, mirror_of
+
+    latent_dir = local(latent_dir)
+    if mirror := mirror_of(latent_dir):
+        from latentface.data.remote_stores import RemotePack, RemoteTree
+
+        return RemotePack(mirror) if (latent_dir / PACK_NAME).is_file() else RemoteTree(mirror)
     if (latent_dir / PACK_NAME).is_file():
         from latentface.data.packed import PackedStore
 

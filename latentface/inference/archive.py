@@ -134,6 +134,7 @@ def open_worker(archive: Archive) -> Callable[[Part], Counts]:
     """What a worker does once: gives what it does with every part."""
     keep_memory()
     config = archive.config
+    _ = config.places  # so that this process too knows what stands for URLs
     detector = Detector.load(config.weight, device=config.device, threads=archive.threads)
     return partial(do_part, archive=archive, detector=detector, codec=config.open_codec())
 

@@ -16,10 +16,14 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
+from latentface.data.cache import CACHE_GB, Blob, Cache, fetched_ahead
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
+from latentface.data.mirror import local, local_file, mirror_of, shown
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import read_picture, render, whole_row
-from latentface.data.stores import PACK_NAME, rate_of, read_latent
+from latentface.data.remote import is_url
+from latentface.data.remote_stores import RemotePack, RemoteTree
+from latentface.data.stores import PACK_NAME, latent_folder, open_store, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
@@ -48,7 +52,7 @@ class DetectConfig:
 
     inputs: tuple[str, ...] = option(
         (),
-        "latents (.npy), folders of them, packed splits, or photographs with --codec; @list.txt: a path a line",
+        "latents (.npy), folders of them, packed splits, photographs with --codec; or URLs; @list.txt: a path a line",
         positional=True,
     )
     latent: tuple[str, ...] = option((), "the same as inputs")
@@ -73,6 +77,8 @@ class DetectConfig:
     out: str = option("detections", "folder for the results")
     no_pictures: bool = option(False, "write JSON only")
     batch_size: int = option(8, "latents of one shape per batch")
+    cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
+    cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
     rows: str = option(
         "", "for archives: files of many rows in place of one per latent, jsonl or parquet", choices=("", *ROW_FORMATS)
@@ -94,6 +100,17 @@ class DetectConfig:
             raise LatentFaceError("--rows draws no pictures: leave --image out")
         if (self.ray or self.processes) and not self.rows:
             raise LatentFaceError("--processes and --ray go with --rows: say --rows jsonl or --rows parquet")
+
+    @property
+    def places(self) -> list[Path]:
+        """All inputs but lists; of a URL what stands for it here, in each process once this was asked."""
+        cache = Cache.of(self.cache_dir, self.cache_gb)
+        return [_place(name, cache) for name in (*self.inputs, *self.latent) if not name.startswith("@")]
+
+    @property
+    def lists(self) -> list[str]:
+        """The inputs that are lists of paths, `@list.txt`."""
+        return [name for name in (*self.inputs, *self.latent) if name.startswith("@")]
 
     @property
     def vm_settings(self) -> VmSettings:
@@ -161,7 +178,8 @@ def _run(config: DetectConfig) -> int:
         return found
 
     looked_at = faces_found = 0
-    written = ahead(write, map(detect, ahead(read, batches)), workers=cores())
+    coming = _fetched_ahead(batches, Cache.of(config.cache_dir, config.cache_gb))
+    written = ahead(write, map(detect, ahead(read, coming)), workers=cores())
     for results in progress(written, "detecting", len(batches), unit="batch"):
         for source, faces in results:
             looked_at += 1
@@ -180,15 +198,29 @@ def weights_of(config: DetectConfig, codec: Codec | None) -> str:
     return config.weight or str(pretrained(codec.name if codec else _codec_of_inputs(config)))
 
 
+def _place(name: str, cache: Cache) -> Path:
+    """A file or folder; of a URL whose name ends as a file's that file, else the split that it names."""
+    if not is_url(name):
+        return Path(name)
+    single = rate_of(name) is not None or Path(name).suffix == ".npy" or _is_picture(Path(name))
+    if single:
+        return local_file(name, cache)
+    split = local(name, cache)
+    if latent_folder(split).is_dir():
+        return latent_folder(split)
+    raise LatentFaceError(f"{name}: neither {PACK_NAME} nor latent/ there; give a split, such as {name}/val")
+
+
 def _codec_of_inputs(config: DetectConfig) -> str:
     """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
-    for name in (*config.inputs, *config.latent):
-        path = next(_read_list(name), Path()).resolve() if name.startswith("@") else Path(name).resolve()
+    for place in (*config.places, *(next(_read_list(name), Path()) for name in config.lists)):
+        path = place.resolve()
         if _is_picture(path):
-            raise LatentFaceError(f"{name}: a photograph; give --codec dct and --rate 50, or another codec and rate")
+            raise LatentFaceError(
+                f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate"
+            )
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
-            packed = (folder / PACK_NAME).is_file()
-            rows = _packed(folder).rows if packed else _manifest(folder / MANIFEST_NAME)
+            rows = _manifest(folder / MANIFEST_NAME)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
             if codecs:
                 return codecs.pop()
@@ -211,7 +243,7 @@ def _readable(
 
 def find_faces(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
     for source in sources:
-        detector.check_codec(source.codec, str(source.path))
+        detector.check_codec(source.codec, shown(source.path))
     return detector(
         [source.array for source in sources],
         [source.rate for source in sources],
@@ -224,8 +256,10 @@ def find_faces(sources: list[Source], config: DetectConfig, detector: Detector) 
 
 def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
     """All that is to be looked at. Whether the paths in a list are there is not looked at: it may be long."""
-    for name in (*config.inputs, *config.latent):
-        yield from _read_list(name) if name.startswith("@") else _expand(Path(name), config, detector)
+    for place in config.places:
+        yield from _expand(place, config, detector)
+    for name in config.lists:
+        yield from _read_list(name)
 
 
 def _read_list(name: str) -> Iterator[Path]:
@@ -244,17 +278,17 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
             raise LatentFaceError(f"{path}: no such file or folder")
         yield path
         return
-    packed = _packed(path) if (path / PACK_NAME).is_file() else None
-    if packed is None and any(path.glob(f"*/{PACK_NAME}")):
+    store = _store(path)
+    if store is None and any(path.glob(f"*/{PACK_NAME}")):
         raise LatentFaceError(f"{path}: a packed dataset; give one of its splits, such as {path}/val")
-    rates = list(packed.rates) if packed else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
+    rates = list(store.rates) if store else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
     usable = [rate for rate in rates if not detector.rates or rate in detector.rates]
     rate = usable[0] if config.rate is None and len(usable) == 1 else config.rate
     if rates and rate not in rates and not config.codec:
         wanted = "several rates: give --rate" if rate is None else f"no latent of rate {rate}"
-        raise LatentFaceError(f"{path}: {wanted}; there are {', '.join(map(str, rates))}")
-    if packed:
-        names = (name for name in packed.names() if rate is not None and packed.has(name, rate))
+        raise LatentFaceError(f"{shown(path)}: {wanted}; there are {', '.join(map(str, rates))}")
+    if store:
+        names = (name for name in store.names() if rate is not None and store.has(name, rate))
         yield from (path / name / f"latent_{rate}.npy" for name in names)
         return
     empty = True
@@ -286,21 +320,22 @@ def _is_picture(path: Path) -> bool:
 def open_source(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     if _is_picture(path):
         return _encode(path, config, detector, codec)
-    packed = _packed(path.parent.parent) if (path.parent.parent / PACK_NAME).is_file() else None
-    array = packed.read(path.parent.name, rate_of(path) or 0).values if packed else read_latent(path)
+    store = _store(path.parent.parent)
+    array = store.read(path.parent.name, rate_of(path) or 0).values if store else read_latent(path)
     in_name = rate_of(path)
     if config.rate is not None and in_name not in (None, config.rate):
         raise LatentFaceError(f"{path}: its name says rate {in_name}, --rate {config.rate}: leave --rate out")
     named = in_name if config.rate is None else config.rate
     rate = _only_rate(detector, path) if named is None else named
     folder = path.resolve().parent
-    rows = packed.rows if packed else _manifest(folder.parent.parent / MANIFEST_NAME) if in_name is not None else {}
+    split = store.split if store else folder.parent.parent
+    rows = _manifest(split / MANIFEST_NAME) if in_name is not None else {}
     row = rows.get(folder.name)
     if row is not None:
-        row.check_cells(array.shape, str(path))
+        row.check_cells(array.shape, shown(path))
     source = Source(_name(path), path, array, rate, row)
     index = UNKNOWN_INDEX if source.model_index is None else source.model_index
-    return replace(source, array=np.array(detector.check_latent(array, str(path), rate, index)))
+    return replace(source, array=np.array(detector.check_latent(array, shown(path), rate, index)))
 
 
 def _name(path: Path) -> str:
@@ -335,17 +370,40 @@ def _only_rate(detector: Detector, path: Path) -> int:
     return detector.rates[0]
 
 
+def _store(folder: Path) -> PackedStore | RemoteTree | None:
+    """Of a packed split, or of what is behind a URL; None for a folder whose files are read for themselves.
+
+    What is in a packed split is named as if it were a tree: `<split>/<picture>/latent_75.npy`.
+    """
+    return _opened(folder) if (folder / PACK_NAME).is_file() or mirror_of(folder) else None
+
+
 @lru_cache(maxsize=4)
-def _packed(split: Path) -> PackedStore:
-    """A packed split, opened once. What is in it is named as if it were a tree: `<split>/<picture>/latent_75.npy`."""
-    return PackedStore(split)
+def _opened(folder: Path) -> PackedStore | RemoteTree:
+    return open_store(folder)  # type: ignore[return-value]  # no plain tree, see above
+
+
+def _fetched_ahead(batches: list[list[Path]], cache: Cache) -> Iterable[list[Path]]:
+    """The batches, while threads fetch what is behind URLs."""
+    if not any(mirror_of(path.parent.parent) for batch in batches for path in batch[:1]):
+        return batches
+    return fetched_ahead(batches, lambda batch: [blob for path in batch for blob in _blob(path)], cache)
+
+
+def _blob(path: Path) -> list[Blob]:
+    """What a latent is read from, none where that is here already."""
+    store = _store(path.parent.parent)
+    rate = rate_of(path)
+    return (
+        [store.blob(path.parent.name, rate)] if isinstance(store, RemotePack | RemoteTree) and rate is not None else []
+    )
 
 
 def release(paths: Iterable[Path]) -> None:
     """Closes the files of packed splits: mapped pages that were read count as memory of this process."""
     for split in {path.parent.parent for path in paths}:
-        if (split / PACK_NAME).is_file():
-            _packed(split).release()
+        if isinstance(store := _store(split), PackedStore):
+            store.release()
 
 
 @lru_cache(maxsize=4)
@@ -366,7 +424,7 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
 def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
     """Plain values for a file. Boxes are x1 y1 x2 y2 and landmarks five x y, picture pixels."""
     return {
-        "latent": str(source.path),
+        "latent": shown(source.path),
         "rate": source.rate,
         "picture_width": source.array.shape[2] * stride,
         "picture_height": source.array.shape[1] * stride,

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from latentface.data.cache import CACHE_GB
 from latentface.errors import LatentFaceError
 from latentface.evaluation.wider import DIFFICULTIES
 from latentface.files import make_folder, replacing
@@ -24,11 +25,13 @@ class EvaluateConfig:
 
     weight: str = option("", "checkpoint to evaluate")
     network: str = option("", "backbone that the checkpoint has to hold; empty: whatever it holds")
-    dataset_root: str = option(".", "folder that holds the split")
+    dataset_root: str = option(".", "folder that holds the split, or its URL, s3://...")
     split: str = option("val", "folder below --dataset_root with latent/ and labels.txt")
     latent_dir: str = option("", "latents, in place of <dataset_root>/<split>/latent")
     label_file: str = option("", "labels, in place of <dataset_root>/<split>/labels.txt")
     stride: int = option(16, "picture pixels per cell, where no manifest says it")
+    cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
+    cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     label_frame: str = option("picture", "coordinates of the labels", choices=("picture", "source"))
     image_sizes: str = option("", "JSON of picture name -> [width, height] of photographs, for --label_frame source")
     image_dir: str = option("", "the photographs themselves, to read their sizes from; implies --label_frame source")

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentface.data.batches import collate_by_shape
+from latentface.data.cache import Cache
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import ManifestRow
+from latentface.data.mirror import local, local_file, shown
 from latentface.data.reading import deaths_explained, load_batches
+from latentface.data.remote import join
 from latentface.data.sizes import label_frame
 from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
@@ -32,9 +35,11 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
     if config.channels:
         detector.read_channels(config.channels)
-    latent_dir = Path(config.latent_dir or latent_folder(Path(config.dataset_root) / config.split))
+    cache = Cache.of(config.cache_dir, config.cache_gb)
+    split = local(join(config.dataset_root, config.split), cache) if not config.latent_dir else None
+    latent_dir = latent_folder(split) if split else local(config.latent_dir, cache)
     if not latent_dir.is_dir():
-        raise LatentFaceError(f"{latent_dir}: no such folder; give --dataset_root and --split, or --latent_dir")
+        raise LatentFaceError(f"{shown(latent_dir)}: no such folder; give --dataset_root and --split, or --latent_dir")
     there = set(available_rates(latent_dir))
     rates = config.rates or tuple(rate for rate in detector.rates or sorted(there) if rate in there) or detector.rates
     if not rates:
@@ -42,16 +47,16 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     for rate in rates:
         detector.check_rate(rate)
     data = {
-        "latent_dir": str(latent_dir),
-        "label_file": str(config.label_file or find_labels(latent_dir)),
+        "latent_dir": shown(latent_dir),
+        "label_file": config.label_file or shown(find_labels(latent_dir)),
         **{name: getattr(config, name) for name in ("label_frame", "image_sizes", "image_dir", "label_fit", "stride")},
     }
-    datasets = [open_set(data, rate) for rate in rates]
+    datasets = [open_set(data, rate, cache) for rate in rates]
     for dataset in datasets:
         detector.check_codec(dataset.codec, str(latent_dir))
     protocol = {
         "name": "all-point AP at IoU 0.5, detections pooled",
-        "set": str(datasets[0].store.split),
+        "set": shown(datasets[0].store.split),
         "pictures": max(len(dataset) for dataset in datasets),
         "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
         "codec": datasets[0].codec,
@@ -71,11 +76,11 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     return {"protocol": protocol, "data": data, "rates": scores, "versions": versions()}
 
 
-def open_set(data: Mapping[str, Any], rate: int) -> NestedLatentWiderFaceDataset:
+def open_set(data: Mapping[str, Any], rate: int, cache: Cache | None = None) -> NestedLatentWiderFaceDataset:
     """What was evaluated, by the settings that evaluation.json keeps as `data`."""
     return NestedLatentWiderFaceDataset(
-        Path(data["latent_dir"]),
-        Path(data["label_file"]),
+        local(data["latent_dir"], cache),
+        local_file(data["label_file"], cache),
         (rate,),
         frame=label_frame(data["label_frame"], data["image_sizes"], data["image_dir"], data["label_fit"]),
         stride=data["stride"],

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentface.data.cache import CACHE_GB, Cache
+from latentface.data.mirror import local, local_file
+from latentface.data.remote import join
 from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
 from latentface.model.config import BACKBONES, BOX_LOSSES, BRIDGE_ENTERS, CLASS_LOSSES, MATCHINGS
@@ -24,7 +27,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 class TrainConfig:
     """Trains RetinaFace on latents and writes an experiment directory."""
 
-    dataset_root: str = option(".", "folder that holds train/ and val/, each with latent/ and labels.txt")
+    dataset_root: str = option(
+        ".", "folder that holds train/ and val/, each with latent/ and labels.txt or packed; or its URL, s3://..."
+    )
     epochs: int = option(20, "number of epochs")
     batch_size: int = option(8, "pictures per batch")
     lr: float = option(0.001, "initial learning rate")
@@ -45,6 +50,15 @@ class TrainConfig:
         0.0, "leave faces lower than so many picture pixels out of the loss, as neither face nor background"
     )
     crop: int = option(0, "train on random squares of so many cells a side; 0: whole latents")
+
+    order: str = option(
+        "auto",
+        "pictures of an epoch: drawn from the whole set, or by windows of shards, which auto takes for packed URLs",
+        choices=("auto", "pictures", "shards"),
+    )
+    window: int = option(8, "shards that are mixed at a time, of an order by shards")
+    cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
+    cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
 
     stride: int = option(16, "picture pixels per cell, where no manifest says it")
     label_frame: str = option(
@@ -132,7 +146,7 @@ class TrainConfig:
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
-        for name in ("epochs", "batch_size", "accumulate", "val_every", "stride"):
+        for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
             if getattr(self, name) < 1:
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
         if len(self.loss_weights) != 3 or not min(self.loss_weights) >= 0:
@@ -183,4 +197,6 @@ class TrainConfig:
         latents, labels = (
             (self.latent_dir, self.train_label_file) if split == "train" else (self.val_latent_dir, self.val_label_file)
         )
-        return Path(latents or latent_folder(Path(self.dataset_root) / split)), Path(labels) if labels else None
+        cache = Cache.of(self.cache_dir, self.cache_gb)
+        latent_dir = latents or latent_folder(local(join(self.dataset_root, split), cache))
+        return local(latent_dir, cache), local_file(labels, cache) if labels else None

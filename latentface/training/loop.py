@@ -50,16 +50,17 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
     setup.describe(config, dataset, validation, device)
+    orders = [setup.build_order(config, one) if one else None for one in (dataset, validation)]
     if ranks.first:
-        setup.check_data(config, dataset, validation)
-    model = setup.build_model(config, dataset).to(device)
+        setup.check_data(config, dataset, validation, orders)
+    model = setup.build_model(config, dataset, orders[0]).to(device)
     distillation = setup.build_distillation(config, model, device, ranks)
-    batches = EpochBatches(len(dataset), config.batch_size, config.seed, ranks.rank, ranks.size)
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0], ranks.rank, ranks.size)
     loader = setup.build_loader(config, dataset, batches, device)
     with experiment_folder(config, ranks) as folder, deaths_explained():
         if config.fit_entry and distillation is not None and not config.resume:
             if ranks.first:
-                whole = EpochBatches(len(dataset), config.batch_size, config.seed)
+                whole = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0])
                 alone = setup.build_loader(config, dataset, whole, device)
                 start_as(distillation.teacher, model, alone, config.fit_entry, config.fit_steps, precision)
             ranks.copy_first(model)
@@ -70,7 +71,8 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         average = setup.build_average(config, model)
         optimizer = setup.build_optimizer(config, model)
         scaler = setup.build_scaler(device, precision)
-        fixed = (config.batch_size, config.accumulate, config.seed, config.model)
+        window = orders[0].window if orders[0] else 0
+        fixed = (config.batch_size, config.accumulate, config.seed, config.model, window)
         order = Order(tuple(dataset.rates), len(dataset), *fixed)
         progress = load_state(folder, model, average, optimizer, scaler, order) if config.resume else Progress()
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):

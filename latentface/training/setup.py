@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,11 @@ from latentface.data.batches import EpochBatches, collate
 from latentface.data.check import quick_check
 from latentface.data.check_files import Place
 from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.mirror import shown
+from latentface.data.order import ShardOrder
+from latentface.data.packed import PackedStore
 from latentface.data.reading import load_batches
+from latentface.data.remote_stores import RemotePack
 from latentface.data.sizes import LabelFrame, label_frame
 from latentface.data.statistics import measure_statistics
 from latentface.data.stores import find_labels
@@ -80,8 +85,8 @@ def open_datasets(
     latent_dir, _ = config.split_paths("val")
     if not latent_dir.is_dir():
         if config.val_latent_dir:
-            raise LatentFaceError(f"--val_latent_dir {latent_dir}: no such folder")
-        print(f"no validation: {latent_dir} is not there; weight_best.pth follows the training loss")
+            raise LatentFaceError(f"--val_latent_dir {shown(latent_dir)}: no such folder")
+        print(f"no validation: {shown(latent_dir)} is not there; weight_best.pth follows the training loss")
         return train, None
     return train, _open_split(config, "val", frame, crop=0)
 
@@ -90,7 +95,8 @@ def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -
     latent_dir, labels = config.split_paths(split)
     if not latent_dir.is_dir():
         raise LatentFaceError(
-            f"{latent_dir}: no such folder; --dataset_root has to hold {split}/latent/<picture>/{config.latent_type}"
+            f"{shown(latent_dir)}: no such folder; --dataset_root has to hold "
+            f"{split}/latent/<picture>/{config.latent_type}"
         )
     dataset = NestedLatentWiderFaceDataset(
         latent_dir,
@@ -119,7 +125,7 @@ def describe(
     for split, dataset in (("train", train), ("val", validation)):
         if dataset is not None:
             faces = sum(len(picture.labels.boxes) for picture in dataset.pictures)
-            print(f"{split}: {len(dataset)} pictures, {faces} faces ({dataset.label_file})")
+            print(f"{split}: {len(dataset)} pictures, {faces} faces ({shown(dataset.label_file)})")
             for note in dataset.notes:
                 print(f"  note: {note}")
     if not learns_landmarks(config, train):
@@ -128,16 +134,47 @@ def describe(
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
 
 
+def build_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> ShardOrder | None:
+    """By windows of shards where that is asked for, or wanted as shards come by a network; else None.
+
+    Raises LatentFaceError where a cache cannot hold the window that is read, the next one, and what slow readers have
+    of the last one: shards would be fetched again and again.
+    """
+    store = dataset.store
+    if config.order == "pictures" or (config.order == "auto" and not isinstance(store, RemotePack)):
+        return None
+    if not isinstance(store, PackedStore):
+        raise LatentFaceError(f"--order shards: {shown(dataset.latent_dir)} is not packed; latentface pack does that")
+    if isinstance(store, RemotePack):
+        largest = sorted((shard.bytes for shard in store.info.shards), reverse=True)
+        needed, there = 3 * sum(largest[: config.window]), store.cache.limit
+        if min(needed, sum(largest)) > there:
+            raise LatentFaceError(
+                f"--cache_gb {config.cache_gb:g}: three times {config.window} shards of up to "
+                f"{largest[0] / 1e9:.3g} GB are needed; give {needed / 1e9:.3g} or more, or a smaller --window"
+            )
+    return ShardOrder(dataset.shards, config.seed, config.window)
+
+
+def _at_hand(dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None) -> tuple[str, ...]:
+    """Pictures to take samples of: all, or those that come first where reading all over the set is dear."""
+    chosen = sorted(order.first()) if order else range(len(dataset))
+    return tuple(dataset.pictures[index].name for index in chosen)
+
+
 def check_data(
-    config: TrainConfig, train: NestedLatentWiderFaceDataset, validation: NestedLatentWiderFaceDataset | None
+    config: TrainConfig,
+    train: NestedLatentWiderFaceDataset,
+    validation: NestedLatentWiderFaceDataset | None,
+    orders: Sequence[ShardOrder | None] = (None, None),
 ) -> None:
     """A first look at both sets, some seconds; LatentFaceError for what training would only learn garbage from."""
     if config.no_check:
         return
     sets = {"train": train} | ({"val": validation} if validation else {})
     places = [
-        Place(name, dataset.latent_dir, dataset.label_file, tuple(picture.name for picture in dataset.pictures))
-        for name, dataset in sets.items()
+        Place(name, dataset.latent_dir, dataset.label_file, _at_hand(dataset, order))
+        for (name, dataset), order in zip(sets.items(), orders, strict=False)
     ]
     for line in quick_check(places, train.frame, train.rates, train.stride):
         print(f"  {line}")
@@ -152,20 +189,22 @@ def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]
     """What the validation AP of a run means."""
     return {
         "protocol": "all-point AP at IoU 0.5, all faces, whole latents",
-        "set": str(dataset.store.split),
+        "set": shown(dataset.store.split),
         "pictures": len(dataset),
         "codec": dataset.codec,
         **asdict(Thresholds()),
     }
 
 
-def build_model(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> RetinaFace:
+def build_model(
+    config: TrainConfig, dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None = None
+) -> RetinaFace:
     """A model whose normalisation is measured on the training set; weights from ImageNet or from `--weight`.
 
     Of a set of pixels (stride 1): the picture-input twin.
     """
     pixels = dataset.stride == 1
-    statistics = None if pixels else _statistics(dataset)
+    statistics = None if pixels else _statistics(dataset, order)
     model_config = ModelConfig(
         backbone=config.model,
         bridge=config.bridge,
@@ -201,8 +240,8 @@ def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int
     return counts[0]
 
 
-def _statistics(dataset: NestedLatentWiderFaceDataset) -> LatentStatistics:
-    measured = measure_statistics(dataset)
+def _statistics(dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None) -> LatentStatistics:
+    measured = measure_statistics(dataset, among=_at_hand(dataset, order))
     return LatentStatistics(
         torch.from_numpy(measured.mean),
         torch.from_numpy(measured.deviation),

@@ -56,6 +56,7 @@ class Order:
     accumulate: int
     seed: int
     network: str
+    window: int = 0  # shards that are mixed at a time; 0: pictures are drawn from the whole set
 
 
 def save_state(

@@ -1,0 +1,49 @@
+"""The tables of docs/scale.md, made from records/scale.json: `python tests/scale/scale_page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE, RECORD = REPOSITORY / "docs" / "scale.md", REPOSITORY / "records" / "scale.json"
+PLACE = re.compile(r"(?<=<!-- from records/scale.json: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def order(section: dict[str, Any]) -> list[str]:
+    """A row per order, a column per seed."""
+    seeds = sorted({run["seed"] for run in section["runs"]})
+    lines = ["| AP of | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "|---|" + "---|" * len(seeds)]
+    for name, words in (("pictures", "pictures drawn from the whole set"), ("shards", "windows of shards")):
+        found = {run["seed"]: run["ap"] for run in section["runs"] if run["order"] == name}
+        lines.append(f"| {words} | " + " | ".join(f"{found[seed]:.3f}" for seed in seeds) + " |")
+    return lines
+
+
+def store(section: dict[str, Any]) -> list[str]:
+    """A row per place: the fastest of its repeats, the median, the slowest."""
+    lines = ["| samples per second | fastest | median | slowest |", "|---|---|---|---|"]
+    for name, row in section["rows"].items():
+        speeds = sorted(row["samples_per_second"])
+        lines.append(f"| {name} | {speeds[-1]:.0f} | {speeds[len(speeds) // 2]:.0f} | {speeds[0]:.0f} |")
+    return lines
+
+
+TABLES = {"order": order, "store": store}
+
+
+def filled(page: str, record: dict[str, Any]) -> str:
+    """The page with its tables, each followed by what was measured and the command."""
+
+    def table(place: re.Match[str]) -> str:
+        section = record[place[1]]
+        lines = [*TABLES[place[1]](section), "", f"{section['what']} `{section['command']}`", ""]
+        return place[1] + place[2] + "\n".join(lines)
+
+    return PLACE.sub(table, page)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), json.loads(RECORD.read_text())), encoding="utf-8")
