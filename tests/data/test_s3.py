@@ -71,6 +71,19 @@ def test_evaluate_and_detect_give_what_they_give_of_local_files(packed, drawn_da
     assert list(Path("users/latentface/blobs").iterdir())  # by default they lie in the user's own cache folder
 
 
+def test_archives_are_read_by_other_processes(packed, weights):
+    words = ["detect", f"{packed}/val", "--weight", str(weights), "--rate", "75", "--device", "cpu", "--conf", "0.1"]
+    assert main([*words, "--rows", "jsonl", "--processes", "1", "--out", "rows"]) == 0
+    assert main([*words, "--out", "plain", "--no_pictures"]) == 0
+    rows = [json.loads(line) for line in Path("rows/part-00000.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        name = row["latent"].split("/")[-2]
+        plain = json.loads(Path(f"plain/{name}_latent_75.json").read_text())
+        assert row["error"] is None
+        assert (row["latent"], row["faces"]) == (plain["latent"], plain["faces"])
+
+
 def test_a_single_latent_may_be_named(bucket, drawn_dataset, weights):
     import s3fs
 
@@ -94,7 +107,10 @@ def test_a_single_latent_may_be_named(bucket, drawn_dataset, weights):
         (["detect", "--weight", "WEIGHT", "s3://bucket/a.npy"], "s3://bucket/a.npy: no such file"),
         (["pack", "TREE", "--out", "s3://nobucket/new"], "s3://nobucket/new/train/shard_00000.safetensors: cannot be"),
         (["pack", "s3://bucket/packed", "--out", "new"], "s3://bucket/packed: no split in it"),
-        (["train", "--dataset_root", "TREE", "--out", "s3://bucket/run"], "--out s3://bucket/run: a URL, which only"),
+        (
+            ["train", "--dataset_root", "TREE", "--model", "light", "--bridge", "shuffle", "--out", "s3://bucket/run"],
+            "--out s3://bucket/run: a URL, which only",
+        ),
         (["pack", "s3://bucket/packed", "--verify"], "--verify s3://bucket/packed: for local folders"),
     ],
 )
