@@ -32,10 +32,10 @@ from latentface.inference.detect import (
     find_faces,
     inputs_of,
     open_source,
-    release,
     weights_of,
 )
 from latentface.inference.detector import Detector
+from latentface.inference.inputs import release
 from latentface.inference.rows import row_writer
 from latentface.lock import sole_writer
 from latentface.machine import cores, keep_memory

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -16,16 +15,13 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
-from latentface.data.cache import CACHE_GB, Blob, Cache, fetched_ahead
+from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
-from latentface.data.mirror import local, local_file, mirror_of, shown
-from latentface.data.packed import PackedStore
+from latentface.data.mirror import shown
 from latentface.data.pictures import read_picture, render, whole_row
-from latentface.data.remote import is_url
-from latentface.data.remote_stores import RemotePack, RemoteTree
-from latentface.data.stores import PACK_NAME, latent_folder, open_store, rate_of, read_latent
+from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
-from latentface.files import PICTURE_SUFFIXES, base_name, make_folder, refuse_link_outside, replacing
+from latentface.files import base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import (
     codec_at_hand,
@@ -35,6 +31,7 @@ from latentface.inference.draw import (
     render_latent,
     save_picture,
 )
+from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
 from latentface.inference.pretrained import pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces
@@ -105,7 +102,7 @@ class DetectConfig:
     def places(self) -> list[Path]:
         """All inputs but lists; of a URL what stands for it here, in each process once this was asked."""
         cache = Cache.of(self.cache_dir, self.cache_gb)
-        return [_place(name, cache) for name in (*self.inputs, *self.latent) if not name.startswith("@")]
+        return [place_of(name, cache) for name in (*self.inputs, *self.latent) if not name.startswith("@")]
 
     @property
     def lists(self) -> list[str]:
@@ -178,7 +175,7 @@ def _run(config: DetectConfig) -> int:
         return found
 
     looked_at = faces_found = 0
-    coming = _fetched_ahead(batches, Cache.of(config.cache_dir, config.cache_gb))
+    coming = paths_ahead(batches, Cache.of(config.cache_dir, config.cache_gb))
     written = ahead(write, map(detect, ahead(read, coming)), workers=cores())
     for results in progress(written, "detecting", len(batches), unit="batch"):
         for source, faces in results:
@@ -198,24 +195,11 @@ def weights_of(config: DetectConfig, codec: Codec | None) -> str:
     return config.weight or str(pretrained(codec.name if codec else _codec_of_inputs(config)))
 
 
-def _place(name: str, cache: Cache) -> Path:
-    """A file or folder; of a URL whose name ends as a file's that file, else the split that it names."""
-    if not is_url(name):
-        return Path(name)
-    single = rate_of(name) is not None or Path(name).suffix == ".npy" or _is_picture(Path(name))
-    if single:
-        return local_file(name, cache)
-    split = local(name, cache)
-    if latent_folder(split).is_dir():
-        return latent_folder(split)
-    raise LatentFaceError(f"{name}: neither {PACK_NAME} nor latent/ there; give a split, such as {name}/val")
-
-
 def _codec_of_inputs(config: DetectConfig) -> str:
     """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
-    for place in (*config.places, *(next(_read_list(name), Path()) for name in config.lists)):
+    for place in (*config.places, *(next(read_list(name), Path()) for name in config.lists)):
         path = place.resolve()
-        if _is_picture(path):
+        if is_picture(path):
             raise LatentFaceError(
                 f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate"
             )
@@ -259,16 +243,7 @@ def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
     for place in config.places:
         yield from _expand(place, config, detector)
     for name in config.lists:
-        yield from _read_list(name)
-
-
-def _read_list(name: str) -> Iterator[Path]:
-    """`@list.txt`: a path a line."""
-    try:
-        with open(name[1:], encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
-            yield from (Path(path) for line in lines if (path := line.rstrip("\r\n")))
-    except OSError as error:
-        raise LatentFaceError(f"{name}: the list cannot be read ({error.strerror})") from error
+        yield from read_list(name)
 
 
 def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Path]:
@@ -278,10 +253,10 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
             raise LatentFaceError(f"{path}: no such file or folder")
         yield path
         return
-    store = _store(path)
+    store = store_of(path)
     if store is None and any(path.glob(f"*/{PACK_NAME}")):
         raise LatentFaceError(f"{path}: a packed dataset; give one of its splits, such as {path}/val")
-    rates = list(store.rates) if store else sorted({r for file in _files(path) if (r := rate_of(file)) is not None})
+    rates = list(store.rates) if store else sorted({r for f in files_below(path) if (r := rate_of(f)) is not None})
     usable = [rate for rate in rates if not detector.rates or rate in detector.rates]
     rate = usable[0] if config.rate is None and len(usable) == 1 else config.rate
     if rates and rate not in rates and not config.codec:
@@ -292,35 +267,25 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
         yield from (path / name / f"latent_{rate}.npy" for name in names)
         return
     empty = True
-    for file in _files(path):
+    for file in files_below(path):
         if _wanted(file, rate, config.codec):
             refuse_link_outside(file, path)
             empty = False
             yield file
     if empty:
-        photographs = any(map(_is_picture, _files(path)))
+        photographs = any(map(is_picture, files_below(path)))
         hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
         raise LatentFaceError(f"{path}: {hint}")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(names))
-
-
 def _wanted(path: Path, rate: int | None, codec: str) -> bool:
-    return (rate is not None and rate_of(path) == rate) or (bool(codec) and _is_picture(path))
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES
+    return (rate is not None and rate_of(path) == rate) or (bool(codec) and is_picture(path))
 
 
 def open_source(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
-    if _is_picture(path):
+    if is_picture(path):
         return _encode(path, config, detector, codec)
-    store = _store(path.parent.parent)
+    store = store_of(path.parent.parent)
     array = store.read(path.parent.name, rate_of(path) or 0).values if store else read_latent(path)
     in_name = rate_of(path)
     if config.rate is not None and in_name not in (None, config.rate):
@@ -368,42 +333,6 @@ def _only_rate(detector: Detector, path: Path) -> int:
     if len(detector.rates) != 1:
         raise LatentFaceError(f"{path}: give --rate, one of {', '.join(map(str, detector.rates))}")
     return detector.rates[0]
-
-
-def _store(folder: Path) -> PackedStore | RemoteTree | None:
-    """Of a packed split, or of what is behind a URL; None for a folder whose files are read for themselves.
-
-    What is in a packed split is named as if it were a tree: `<split>/<picture>/latent_75.npy`.
-    """
-    return _opened(folder) if (folder / PACK_NAME).is_file() or mirror_of(folder) else None
-
-
-@lru_cache(maxsize=4)
-def _opened(folder: Path) -> PackedStore | RemoteTree:
-    return open_store(folder)  # type: ignore[return-value]  # no plain tree, see above
-
-
-def _fetched_ahead(batches: list[list[Path]], cache: Cache) -> Iterable[list[Path]]:
-    """The batches, while threads fetch what is behind URLs."""
-    if not any(mirror_of(path.parent.parent) for batch in batches for path in batch[:1]):
-        return batches
-    return fetched_ahead(batches, lambda batch: [blob for path in batch for blob in _blob(path)], cache)
-
-
-def _blob(path: Path) -> list[Blob]:
-    """What a latent is read from, none where that is here already."""
-    store = _store(path.parent.parent)
-    rate = rate_of(path)
-    return (
-        [store.blob(path.parent.name, rate)] if isinstance(store, RemotePack | RemoteTree) and rate is not None else []
-    )
-
-
-def release(paths: Iterable[Path]) -> None:
-    """Closes the files of packed splits: mapped pages that were read count as memory of this process."""
-    for split in {path.parent.parent for path in paths}:
-        if isinstance(store := _store(split), PackedStore):
-            store.release()
 
 
 @lru_cache(maxsize=4)
@@ -455,7 +384,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
     height, width = (side * stride for side in source.array.shape[1:])
     if config.image:
         return place_photograph(config.image, width, height, stride, source.row, config.fit)
-    if _is_picture(source.path):
+    if is_picture(source.path):
         return place_photograph(source.path, width, height, stride, source.row)
     codec = codec or codec_at_hand(source.codec)
     if codec is not None:

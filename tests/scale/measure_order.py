@@ -23,7 +23,7 @@ from latentface.training.loop import train
 
 SIZE, RATE, MOST_FACES = 64, 75, 2
 PICTURES = {"train": 320, "val": 120}
-SHARDS, WINDOW, SEEDS, EPOCHS, BATCH = 20, 4, (0, 1), 16, 8
+SHARDS, WINDOW, SEEDS, EPOCHS, BATCH = 20, 4, (0, 1), 20, 4
 
 
 def draw(folder: Path, split: str) -> None:
