@@ -117,6 +117,7 @@ def memory_facts(samples: int, say: Callable[[str], None]) -> dict[str, Any]:
         commands = {
             "encode": ["encode", *images, "--out", str(folder / "encoded")],
             "pack": ["pack", str(folder / "tree"), "--out", str(folder / "packed"), "--dtype", "int8"],
+            "check": ["check", str(folder / "tree")],
             "evaluate": ["evaluate", *model, *tree, "--out", str(folder / "scores")],
             "detect": ["detect", str(split / "latent"), *model, *quiet, "--out", str(folder / "found")],
         }

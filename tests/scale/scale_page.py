@@ -31,7 +31,38 @@ def store(section: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES = {"order": order, "store": store}
+def processes(section: dict[str, Any]) -> list[str]:
+    """A row per number of processes."""
+    lines = ["| processes | pictures per second, each run | validation AP |", "|---|---|---|"]
+    for count, row in section["rows"].items():
+        speeds = ", ".join(f"{speed:.1f}" for speed in row["pictures_per_second"])
+        lines.append(f"| {count} | {speeds} | {', '.join(f'{ap:.4f}' for ap in row['val_ap'].values())} |")
+    return [*lines, "", f"Two processes are {section['ratio']:.2f} times as fast as one."]
+
+
+def growth(section: dict[str, Any]) -> list[str]:
+    """A row per number of pictures, and the straight line through the smallest and the largest."""
+    head = "| pictures | packed, KB a picture | packing, s | start, s | training, pictures/s | memory, MB |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for count, row in section["rows"].items():
+        lines.append(
+            f"| {int(count):,} | {row['packed_bytes'] / int(count) / 1000:.1f} | {row['packing_seconds']:.0f} "
+            f"| {row['start_seconds']:.0f} | {row['pictures_per_second']:.0f} | {row['highest_memory_of_any_run_mb']} |"
+        )
+    memory, start = slopes(section)
+    return [*lines, "", f"A thousand pictures more take {memory:.1f} MB and {start:.2f} s of the start."]
+
+
+def slopes(section: dict[str, Any]) -> tuple[float, float]:
+    """MB of memory and seconds of the start that a thousand pictures more take."""
+    rows = {int(count): row for count, row in section["rows"].items()}
+    few, many = min(rows), max(rows)
+    names = ("highest_memory_of_any_run_mb", "start_seconds")
+    memory, start = (1000 * (rows[many][name] - rows[few][name]) / (many - few) for name in names)
+    return memory, start
+
+
+TABLES = {"order": order, "store": store, "processes": processes, "growth": growth}
 
 
 def filled(page: str, record: dict[str, Any]) -> str:
