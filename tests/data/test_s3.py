@@ -94,7 +94,24 @@ def test_a_single_latent_may_be_named(bucket, drawn_dataset, weights):
         (["detect", "--weight", "WEIGHT", "s3://bucket/a.npy"], "s3://bucket/a.npy: no such file"),
         (["pack", "TREE", "--out", "s3://nobucket/new"], "s3://nobucket/new/train/shard_00000.safetensors: cannot be"),
         (["pack", "s3://bucket/packed", "--out", "new"], "s3://bucket/packed: no split in it"),
-        (["train", "--dataset_root", "TREE", "--out", "s3://bucket/run"], "--out s3://bucket/run: a URL, which only"),
+        (
+            [
+                "train",
+                *[
+                    "--dataset_root",
+                    "TREE",
+                    "--model",
+                    "light",
+                    "--bridge",
+                    "shuffle",
+                    "--rates",
+                    "25",
+                    "--out",
+                    "s3://bucket/run",
+                ],
+            ],
+            "--out s3://bucket/run: a URL, which only",
+        ),
         (["pack", "s3://bucket/packed", "--verify"], "--verify s3://bucket/packed: for local folders"),
     ],
 )
