@@ -1,0 +1,80 @@
+"""Changes the code in small ways and counts the changes that no test notices; into records/reliability.json.
+
+    pip install mutmut==3.8.1
+    python tests/mutation/run.py                          # every file, 20 minutes of one core
+    python tests/mutation/run.py latentface/boxes.py      # one of them
+
+Only tests that concern a file run against its mutants, and none that needs ../shared. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
+
+from forks import run  # noqa: E402
+
+RECORD = REPOSITORY / "records" / "reliability.json"
+KNOWN = REPOSITORY / ".mutants"
+
+TESTS = {
+    "latentface/boxes.py": ["tests/test_boxes.py"],
+    "latentface/model/postprocess.py": ["tests/model/test_postprocess.py"],
+    "latentface/model/loss.py": ["tests/model/test_loss.py", "tests/model/test_later_losses.py"],
+    "latentface/model/anchors.py": [
+        "tests/test_boxes.py",
+        "tests/model/test_anchors.py",
+        "tests/model/test_later_losses.py",
+    ],
+    "latentface/data/labels.py": ["tests/data/test_labels.py"],
+    "latentface/data/label_rows.py": ["tests/data/test_labels.py"],
+    "latentface/evaluation/average_precision.py": ["tests/evaluation/test_average_precision.py"],
+    "latentface/evaluation/outcomes.py": ["tests/evaluation/test_outcomes.py"],
+    "latentface/evaluation/ground_truth.py": ["tests/evaluation/test_wider.py"],
+    "latentface/evaluation/mat_file.py": ["tests/evaluation/test_wider.py"],
+    "latentface/evaluation/wider.py": ["tests/evaluation/test_wider.py"],
+    "latentface/evaluation/report.py": ["tests/evaluation/test_report.py"],
+}
+DESELECTED = "not published and not real_label and not prediction"  # real data, or whole networks
+
+
+def one_file(path: str) -> None:
+    """In a process of its own."""
+    KNOWN.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        known = KNOWN / f"{path.replace('/', '.')}.json"
+        ends = run(Path(path), TESTS[path], DESELECTED, Path(folder) / "pytest", known)
+    counted = Counter(ends.values())
+    counts = {"mutants": len(ends), **{end: counted[end] for end in ("killed", "timeouts", "survived")}}
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    section = record.setdefault("mutants", {})
+    section.update(
+        tool="mutmut", version=version("mutmut"), date=str(date.today()), command="python tests/mutation/run.py"
+    )
+    section.setdefault("files", {})[path] = counts
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"\n{path}: {counts}", flush=True)
+
+
+def main() -> None:
+    os.chdir(REPOSITORY)
+    for path in sys.argv[1:] or TESTS:
+        child = os.fork()
+        if not child:
+            one_file(path)
+            sys.exit()
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{path}: went wrong")
+
+
+if __name__ == "__main__":
+    main()
