@@ -200,6 +200,24 @@ def test_written_retinaface_rows_have_twenty_columns_unless_ignored(tmp_path):
     assert lines[3:] == ["# b"]
 
 
+def test_written_numbers_are_rounded_before_sides_are_taken(tmp_path):
+    labels = make([[-0.001, -0.004, 1.008, 1.008], [0.004, 0.004, 1.008, 1.008]], [POINTS] * 2)
+    labels.landmarks[0, :2] = [[-0.001, 0.1251], [0.1251, -0.004]]
+    write_labels(tmp_path / "marked.txt", [labels])
+    first, second = (tmp_path / "marked.txt").read_text().splitlines()[1:]
+    assert first.startswith("0.00 0.00 1.01 1.01 0.00 0.13 0 0.13 0.00 0 ")
+    assert second.startswith("0.00 0.00 1.01 1.01 20.00 ")
+    write_labels(tmp_path / "plain.txt", [make(labels.boxes)])
+    assert (tmp_path / "plain.txt").read_text().splitlines()[2].startswith("0.00 0.00 1.01 1.01 ")
+
+
+def test_what_is_read_is_narrow(tmp_path):
+    found = labels_of(tmp_path, f"# a.jpg\n10 20 30 40 {TRIPLES} 0.9\n")
+    assert {found["a"].boxes.dtype, found["a"].landmarks.dtype} == {np.dtype(np.float32)}
+    assert found["a"].ignore.dtype == bool
+    assert labels_of(tmp_path, "a.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n")["a"].attributes.dtype == np.int8
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("old")
@@ -247,6 +265,9 @@ def test_clip_to_the_frame():
     assert clipped.boxes.tolist() == [[0, 10, 20, 30], [90, 40, 100, 50]]
     assert clipped.landmarks.tolist() == [POINTS, POINTS]
     assert clipped.dropped == 2
+    assert clip_labels(clipped, 25, 50).dropped == 3
+    assert clip_labels(make([[0, 0, 9, 9], [5, 5, 9, 9], [50, 0, 60, 9]]), 40, 40).dropped == 1
+    assert len(clip_labels(make([[0, 0, 1, 9], [0, 0, 9, 1], [0, 0, 9, 0.9]]), 40, 40).boxes) == 2
 
 
 def test_transform_by_hand():

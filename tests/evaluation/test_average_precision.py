@@ -166,6 +166,37 @@ def test_landmark_error_is_the_mean_distance_over_the_side():
     assert evaluated([one, one]).landmarks().faces == 2
 
 
+def test_landmark_error_anywhere_in_the_picture():
+    box, points = [30, 50, 40, 90], np.full((1, 5, 2), [35.0, 70.0])
+    one = picture([box], [0.25], [box], landmarks=points + [6, 8], true_landmarks=points)
+    assert evaluated([one], min_score=0.25).landmarks().nme == pytest.approx(10 / 20)
+    assert evaluated([one], min_score=0.26).landmarks().faces == 0
+    weak = picture([box], [0.02], [box], landmarks=points, true_landmarks=points)
+    assert evaluated([weak]).landmarks().faces == 1
+
+
+def test_faces_of_any_height_count_by_default():
+    tiny = picture([[0, 0, 0.5, 0.5]], [0.9], [[0, 0, 0.5, 0.5]])
+    assert evaluate_pictures([tiny]).truths == 1
+    assert evaluated([tiny]).overall.score().truths == 1
+    assert evaluated([tiny], min_height=1).overall.score().truths == 0
+
+
+def test_the_overlap_that_is_asked_for():
+    half = picture([[0, 0, 20, 10]], [0.9], [square(0)])
+    assert [evaluated([half], iou=iou).overall.score().ap for iou in (0.5, 0.51)] == [1, 0]
+    assert evaluated([half]).overall.score().ap == 1
+    assert evaluated([picture([[0, 0, 20, 9]], [0.9], [square(0)])]).overall.score().ap == 0
+
+
+def test_curves_of_nothing():
+    score = evaluate_pictures([picture([square(0)], [0.9], [])])
+    assert np.isnan(score.recall_curve).all()
+    assert score.recall_curve.shape == (1,)
+    assert score.precision_curve.tolist() == [0]
+    assert score.pictures == 1
+
+
 def test_landmark_error_leaves_out_unknown_ignored_and_weak_faces():
     boxes = [square(0), square(100), square(200), square(300)]
     true_points = np.zeros((4, 5, 2))

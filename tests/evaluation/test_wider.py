@@ -13,7 +13,14 @@ from scipy.io import savemat
 
 from latentface.errors import LatentFaceError
 from latentface.evaluation.ground_truth import GroundTruth, read_ground_truth
-from latentface.evaluation.wider import _curves, evaluate_wider, read_predictions, write_prediction
+from latentface.evaluation.wider import (
+    _curves,
+    _first_threshold,
+    evaluate_wider,
+    prediction_name,
+    read_predictions,
+    write_prediction,
+)
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACES = [[0, 0, 9, 9], [100, 0, 9, 9], [200, 0, 9, 9]]  # x y width height; 10 x 10 pixels by the protocol's count
@@ -223,6 +230,12 @@ def test_read_predictions_takes_event_folders_and_loose_files(tmp_path):
         ("a\n2\n1 2 3 4 0.5\n", r"a\.txt:2: 2 faces announced, 1 lines follow"),
         ("a\n0\n1 2 3 4 0.5\n", r"a\.txt:2: 0 faces announced, 1 lines follow"),
         ("a\n2\n1 2 3 4 0.5\n\n1 2 3 4 0.5\n", r"a\.txt:4: 0 columns"),
+        ("a\n" + "1" * 19 + "\n", r"a\.txt:2: expected the number of faces, found '1111111111111111111'"),
+        ("a\n" + "1" * 18 + "\n", r"a\.txt:2: 111111111111111111 faces announced, 0 lines follow"),
+        ("a\n" + "x" * 99 + "\n", r"a\.txt:2: expected the number of faces, found 'x{40}'; write the file again$"),
+        ("a\n٣\n", r"a\.txt:2: expected the number of faces, found '٣'"),
+        ("a\n1\n 1 2 3 4 " + "x" * 99 + "\n", r"a\.txt:3: not five numbers: '1 2 3 4 x{52}'; write the file again$"),
+        ("a\n1\n1 2 3 4 nan" + " " * 60 + "\n5 6\n", r"a\.txt:3: not finite: '1 2 3 4 nan'; check the weights that"),
     ],
 )
 def test_malformed_files_are_named_with_their_line(tmp_path, content, message):
@@ -230,6 +243,27 @@ def test_malformed_files_are_named_with_their_line(tmp_path, content, message):
     with pytest.raises(LatentFaceError, match=message) as caught:
         read_predictions(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("0--Parade/a.jpg", "0--Parade/a"),
+        ("data/0--Parade/a.v2.PNG", "0--Parade/a.v2"),
+        ("data\\0--Parade\\a.jpg", "0--Parade/a"),
+        ("a.jpg", "a"),
+        ("a", "a"),
+    ],
+)
+def test_what_prediction_files_call_a_picture(label, name):
+    assert prediction_name(label) == name
+
+
+def test_the_first_threshold_that_is_not_above_a_score():
+    """Thresholds are 0.999, 0.998, ... 0.001, 0 of the range from 2 to 4."""
+    scores = np.array([4.0, 3.998, 3.9979, 3.0, 2.0])
+    assert _first_threshold(scores, 2.0, 4.0).tolist() == [0, 0, 1, 499, 999]
+    assert _first_threshold(np.array([0.4, 0.4]), 0.4, 0.4).tolist() == [0, 0]
 
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):

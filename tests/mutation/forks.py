@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import random
 import resource
 import signal
 import sys
@@ -31,6 +32,7 @@ from mutmut.mutation.file_mutation import MutatedFile, mutate_file_contents
 
 MEMORY = 2 << 30  # bytes that a mutant may take beside what its parent has
 SECONDS = 3  # of the processor for a mutant, beside ten times what the same tests took without it
+EXAMPLES, MOST_EXAMPLES = "_hypothesis_internal_use_settings", 30  # Hypothesis has no public way to ask for fewer
 SIGNS = {signal.SIGXCPU: "timeouts", signal.SIGALRM: "timeouts"}
 
 
@@ -51,20 +53,26 @@ class Instead(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder
 class Mutants:
     """A pytest plugin: in place of the tests once, once without a mutant, then once for each of them."""
 
-    def __init__(self, module: str, mutated: MutatedFile, ends: dict[str, str], note: Callable[[], None]) -> None:
+    def __init__(
+        self, module: str, mutated: MutatedFile, most: int, ends: dict[str, str], note: Callable[[], None]
+    ) -> None:
         """`ends` is what became of mutants so far: those that died are not tried again. `note` is called after each."""
         self.module, self.mutated, self.ends, self.note = module, mutated, ends, note
+        names = list(mutated.mutant_names)
+        random.Random(0).shuffle(names)  # so that the first of them say something of all
+        self.names = [name for name in names[:most] if ends.get(name, "survived") == "survived"]
         self.forked = False
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for test in session.items:
+            if given := getattr(test.obj, EXAMPLES, None):
+                setattr(test.obj, EXAMPLES, settings(given, max_examples=min(given.max_examples, MOST_EXAMPLES)))
         reached = self._reached(session.items)
         for cache in gc.get_objects():  # what was computed without a mutant
             if type(cache) is functools._lru_cache_wrapper:
                 cache.cache_clear()
         gc.freeze()
-        for name in self.mutated.mutant_names:
-            if self.ends.get(name, "survived") != "survived":
-                continue
+        for name in self.names:
             tests = reached.get(f"{self.module}.{name.partition('__mutmut_')[0]}", {})
             self.ends[name] = self._end(f"{self.module}.{name}", tests)
             self.note()
@@ -131,10 +139,13 @@ class Mutants:
                          if line[:2] not in ("--", "++", "@@"))  # fmt: skip
 
 
-def run(path: Path, tests: list[str], deselected: str, folder: Path, known: Path) -> dict[str, str]:
-    """Mutant -> end, for one file of latentface, path from the repository's root; once in a process.
+def run(
+    path: Path, tests: list[str], deselected: str, most: int, folder: Path, known: Path
+) -> tuple[int, dict[str, str]]:
+    """Number of mutants, and mutant -> end of those that were tried; once in a process.
 
-    `known` is the file of ends: it holds as long as the source is the same, as tests only become more.
+    `path` is a file of latentface, from the repository's root, `known` the file of ends: it holds as long as the
+    source is the same, as tests only become more.
     """
     torch.set_num_threads(1)
     torch.set_num_threads = lambda number: None  # threads of OpenMP do not outlive a fork
@@ -146,8 +157,10 @@ def run(path: Path, tests: list[str], deselected: str, folder: Path, known: Path
     ends: dict[str, str] = before["ends"] if before.get("source") == source else {}
     mutated = mutate_file_contents(str(path), source)
     sys.meta_path.insert(0, Instead(module, path.resolve(), mutated.code))
-    mutants = Mutants(module, mutated, ends, lambda: known.write_text(json.dumps({"source": source, "ends": ends})))
+    mutants = Mutants(
+        module, mutated, most, ends, lambda: known.write_text(json.dumps({"source": source, "ends": ends}))
+    )
     options = ["-s", "--assert=plain", "-p", "no:cacheprovider", f"--basetemp={folder}", "-k", deselected]
-    if pytest.main([*options, *tests], plugins=[mutants]):
+    if mutants.names and pytest.main([*options, *tests], plugins=[mutants]):
         raise SystemExit(f"{path}: the tests could not be run")
-    return ends
+    return len(mutated.mutant_names), ends
