@@ -168,7 +168,7 @@ def test_landmark_error_is_the_mean_distance_over_the_side():
 
 def test_landmark_error_anywhere_in_the_picture():
     box, points = [30, 50, 40, 90], np.full((1, 5, 2), [35.0, 70.0])
-    one = picture([box], [0.25], [box], landmarks=points + [6, 8], true_landmarks=points)
+    one = picture([box], [0.25], [box], landmarks=points + np.array([6, 8]), true_landmarks=points)
     assert evaluated([one], min_score=0.25).landmarks().nme == pytest.approx(10 / 20)
     assert evaluated([one], min_score=0.26).landmarks().faces == 0
     weak = picture([box], [0.02], [box], landmarks=points, true_landmarks=points)

@@ -140,6 +140,16 @@ def test_the_loss_matches_as_it_is_told() -> None:
         MultiTaskLoss(matching="atss")._match(PRIORS, truth, ())
 
 
+def test_levels_reach_the_matching() -> None:
+    truth = Targets(torch.tensor([[[4.0, 4, 20, 24]]]), torch.full((1, 1, 10), math.nan), *one_face(0, 0, 0, 0)[1:])
+    predictions = {name: torch.zeros(1, len(PRIORS), width) for name, width in
+                   (("scores", 2), ("boxes", 4), ("landmarks", 10))}  # fmt: skip
+    positives = int((match_adaptively(PRIORS, truth.boxes, truth.valid, truth.ignore, LEVELS)[0] == POSITIVE).sum())
+    losses = MultiTaskLoss(matching="atss")(predictions, truth, PRIORS, LEVELS)
+    assert losses["classes"].item() == pytest.approx(8 * math.log(2))  # of each positive and its seven negatives
+    assert 1 < positives < len(PRIORS) / 8
+
+
 def quality_case(scores: Tensor) -> dict[str, Tensor]:
     """Losses of four priors: the face's, one that an ignored face takes out, two of background."""
     priors = torch.tensor([[8.0, 8, 16, 16], [108, 8, 16, 16], [208, 8, 16, 16], [308, 8, 16, 16]])

@@ -43,7 +43,7 @@ class Instead(importlib.machinery.SourceFileLoader, importlib.abc.MetaPathFinder
         super().__init__(module, str(path))
         self.source = source
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ANN001
+    def find_spec(self, name, path=None, target=None):
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
 
     def get_code(self, fullname: str) -> CodeType:

@@ -24,13 +24,16 @@ def test_a_table_by_hand() -> None:
         {"item": "flipped bits", "tried": 3, "survived": 3, "lost": "one file"},
     ]
     fuzz = {"labels": {"inputs": 4000, "read": 1000, "refused": 2998, "other_exceptions": 2}}
-    record = {"wheel": {"size": 1}, "fuzz": fuzz, "kills": {"command": "python a.py", "rows": rows}}
+    files = {"a.py": {"tried": 90, "survived": 4}, "b.py": {"tried": 10, "survived": 1}}
+    kills = {"command": "python a.py", "rows": rows}
+    record = {"wheel": {"size": 1}, "fuzz": fuzz, "kills": kills, "mutants": {"files": files}}
     assert table(record) == (
         "| what was tried | how often | survived | lost | |\n"
         "|---|---|---|---|---|\n"
         "| kill -9: packing | 1,200 | 1,199 | nothing | 7 runs |\n"
         "| flipped bits | 3 | 3 | one file |  |\n"
         "| broken input: labels | 4,000 | 3,998 |  | 1,000 were read, 2,998 refused |\n"
+        "| small changes to 2 files of code | 100 | 5 |  | tests noticed the other 95.0%; see below |\n"
         "\n- `python a.py`\n"
     )
 
