@@ -134,6 +134,11 @@ def test_equal_scores_keep_their_order():
     assert evaluate_pictures([wrong_first]).precision_curve.tolist() == [0, 0.5]
 
 
+def test_of_many_equal_scores_the_first_takes_the_face():
+    many = picture([square(0)] * 50, [0.5] * 50, [square(0)])
+    assert evaluate_pictures([many]).precision_curve.tolist() == [1 / rank for rank in range(1, 51)]
+
+
 def test_no_truth_gives_nan_and_no_detection_gives_zero():
     nothing_there = evaluate_pictures([picture([square(0)], [0.9], [])])
     assert np.isnan(nothing_there.ap)

@@ -54,7 +54,7 @@ TESTS = {
     "latentface/evaluation/average_precision.py": ["tests/evaluation/test_average_precision.py"],
     "latentface/evaluation/outcomes.py": ["tests/evaluation/test_outcomes.py"],
     "latentface/evaluation/ground_truth.py": ["tests/evaluation/test_wider.py", *HOSTILE],
-    "latentface/evaluation/mat_file.py": HOSTILE,
+    "latentface/evaluation/mat_file.py": ["tests/hostile/test_mat_files.py", *HOSTILE],
     "latentface/evaluation/wider.py": ["tests/evaluation/test_wider.py"],
     "latentface/evaluation/report.py": ["tests/evaluation/test_report.py"],
 }
