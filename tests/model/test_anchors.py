@@ -94,6 +94,22 @@ def test_coding_of_landmarks_by_hand():
     assert torch.allclose(decode_landmarks(offsets, CELL[:1]), points)
 
 
+def test_coding_of_a_batch_is_coding_of_each_picture():
+    generator = torch.Generator().manual_seed(0)
+    boxes = 40 * torch.rand(3, 2, 4, generator=generator)
+    boxes[..., 2:] += boxes[..., :2] + 1
+    points = 40 * torch.rand(3, 2, 10, generator=generator)
+    for code, batch_ in (
+        (encode_boxes, boxes),
+        (decode_boxes, boxes / 10),
+        (encode_landmarks, points),
+        (decode_landmarks, points),
+    ):
+        coded = code(batch_, CELL)
+        assert coded.shape == batch_.shape
+        assert coded.tolist() == [code(picture, CELL).tolist() for picture in batch_]
+
+
 def coded_number_by_number(box: list[float], points: list[float], prior: list[float]) -> tuple[list, list]:
     """SSD's formulas (Liu et al. 2016, eq. 2, with its variances) in plain Python."""
     x1, y1, x2, y2 = box

@@ -60,7 +60,8 @@ class Mutants:
         self.module, self.mutated, self.ends, self.note = module, mutated, ends, note
         names = list(mutated.mutant_names)
         random.Random(0).shuffle(names)  # so that the first of them say something of all
-        self.names = [name for name in names[:most] if ends.get(name, "survived") == "survived"]
+        first = names[:most]
+        self.names = [name for name in names if ends.get(name, "survived" if name in first else "") == "survived"]
         self.forked = False
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
