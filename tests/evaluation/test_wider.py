@@ -280,6 +280,12 @@ def test_write_prediction_writes_the_format_best_first(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["0_Parade_1.txt"]
 
 
+def test_of_equal_scores_the_first_is_written_first(tmp_path):
+    boxes = np.array([[number, 0, number + 1, 1] for number in range(50)])
+    rows = read_predictions(write_prediction(tmp_path, "a/b", boxes, np.full(50, 0.5)).parents[1])["a/b"]
+    assert rows[:, 0].tolist() == list(range(50))
+
+
 def test_write_then_read(tmp_path):
     write_prediction(tmp_path, "0--Parade/a.b", np.zeros((0, 4)), np.zeros(0))
     write_prediction(tmp_path, "0--Parade/c.PNG", np.array([[0, 0, 1, 1]], dtype=np.float32), np.array([0.9999999]))

@@ -60,7 +60,7 @@ class Mutants:
         self.module, self.mutated, self.ends, self.note = module, mutated, ends, note
         names = list(mutated.mutant_names)
         random.Random(0).shuffle(names)  # so that the first of them say something of all
-        first = names[:most]
+        first = set(names[:most])
         self.names = [name for name in names if ends.get(name, "survived" if name in first else "") == "survived"]
         self.forked = False
 

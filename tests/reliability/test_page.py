@@ -45,6 +45,14 @@ def test_two_hundred_kills_and_more_did_no_harm() -> None:
     assert not section["problems"]
 
 
+def test_most_mutants_die() -> None:
+    for path, counts in json.loads(RECORD.read_text())["mutants"]["files"].items():
+        died = counts["killed"] + counts["timeouts"]
+        assert (REPOSITORY / path).exists()
+        assert died + counts["survived"] == counts["tried"] <= counts["mutants"]
+        assert died >= 0.85 * counts["tried"] > 0, path
+
+
 def commands() -> list[list[str]]:
     return [shlex.split(command) for command in re.findall(r"`((?:pytest|python) [^`]+)`", TEXT)]
 
