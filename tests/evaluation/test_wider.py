@@ -223,6 +223,8 @@ def test_read_predictions_takes_event_folders_and_loose_files(tmp_path):
         ("a\n2\n1 2 3 4 0.5\n1 2 3 4\n", r"a\.txt:4: 4 columns"),
         ("a\n1\n1 2 3 4 0.5 6\n", r"a\.txt:3: 6 columns"),
         ("a\n1\n1,2,3,4,0.5\n", r"a\.txt:3: 1 columns"),
+        ("a\n1\n1 2 3 4 0.5 # sure\n", r"a\.txt:3: 7 columns; expected `x y width height score`$"),
+        ("a\n1\n1 2 3 4 #5\n", r"a\.txt:3: not five numbers: '1 2 3 4 #5'"),
         ("a\n1\n1 2 three 4 0.5\n", r"a\.txt:3: not five numbers: '1 2 three 4 0\.5'"),
         ("a\n1\n1 2 3_0 4 0.5\n", r"a\.txt:3: not five numbers"),
         ("a\n2\n1 2 3 4 0.5\n1 2 3 4 nan\n", r"a\.txt:4: not finite"),
@@ -268,7 +270,9 @@ def test_the_first_threshold_that_is_not_above_a_score():
 
 def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(LatentFaceError, match=r"a\.txt: cannot be read"):
+    with pytest.raises(
+        LatentFaceError, match=r"a\.txt: cannot be read \(not a file\); check what it is and its rights$"
+    ):
         read_predictions(tmp_path)
 
 
@@ -298,7 +302,9 @@ def test_write_then_read(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a/b", "", ".", "..", "a\\..\\b", "C:a", "a/b/c", "a/b\nc"])
+@pytest.mark.parametrize(
+    "name", ["../a", "a/../../b", "/a/b", "", ".", "..", "a\\..\\b", "a\\b", "C:a", "a/b/c", "a/b\nc"]
+)
 def test_names_that_are_no_event_and_name_are_refused(tmp_path, name):
     with pytest.raises(LatentFaceError, match="not a picture name"):
         write_prediction(tmp_path / "found", name, np.zeros((0, 4)), np.zeros(0))
