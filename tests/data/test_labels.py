@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentface.data.label_rows import read_rows
 from latentface.data.labels import (
     PictureLabels,
     base_name,
@@ -88,6 +89,18 @@ def test_rows_with_landmarks(tmp_path, row):
     assert found["a"].landmarks.tolist() == [POINTS]
     assert not found["a"].ignore.any()
     assert len(found["b"].boxes) == 2
+
+
+def test_a_landmark_may_lie_outside_the_picture(tmp_path):
+    found = labels_of(tmp_path, f"# a.jpg\n1 2 3 4 -5 6 {PAIRS.split(' ', 2)[2]}\n")
+    assert found["a"].landmarks[0, 0].tolist() == [-5, 6]
+
+
+def test_rows_know_their_lines(tmp_path):
+    (tmp_path / "labels.txt").write_text("a.jpg\n2\n1 2 3 4\n\n1 2 3 4\n# b.jpg\n1 2 3 4\n# c.jpg\n")
+    assert [(rows.name, rows.line, rows.lines) for rows in read_rows(tmp_path / "labels.txt")] == [
+        ("a.jpg", 1, (3, 5)), ("b.jpg", 6, (7,)), ("c.jpg", 8, ()),
+    ]  # fmt: skip
 
 
 def test_unknown_landmarks(tmp_path):

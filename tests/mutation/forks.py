@@ -158,9 +158,13 @@ def run(
     ends: dict[str, str] = before["ends"] if before.get("source") == source else {}
     mutated = mutate_file_contents(str(path), source)
     sys.meta_path.insert(0, Instead(module, path.resolve(), mutated.code))
-    mutants = Mutants(
-        module, mutated, most, ends, lambda: known.write_text(json.dumps({"source": source, "ends": ends}))
-    )
+
+    def note() -> None:
+        temporary = known.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"source": source, "ends": ends}), encoding="utf-8")
+        temporary.replace(known)
+
+    mutants = Mutants(module, mutated, most, ends, note)
     options = ["-s", "--assert=plain", "-p", "no:cacheprovider", f"--basetemp={folder}", "-k", deselected]
     if mutants.names and pytest.main([*options, *tests], plugins=[mutants]):
         raise SystemExit(f"{path}: the tests could not be run")
