@@ -195,6 +195,32 @@ def test_ground_truth_that_is_absent_or_something_else(tmp_path, three_faces):
         read_ground_truth(three_faces)
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"event_list": "0--Parade"}, "no cells"),
+        ({"event_list": cells([np.ones((1, 1))])}, "a name is no text"),
+        ({"face_bbx_list": cells([cells(["boxes"])])}, "no numbers"),
+        ({"face_bbx_list": cells([cells([np.array([[0, 0, 9, np.inf]])])])}, "a box is not finite"),
+        ({"face_bbx_list": cells([cells([np.ones((3, 4))] * 2)])}, "not as many lists of boxes as names"),
+        ({"gt_list": cells([cells([np.array([[4.0]])])])}, "an index of no face"),
+        ({"gt_list": cells([cells([np.array([[1.0], [0.0]])])])}, "an index of no face"),
+        ({"gt_list": cells([cells([np.array([[1.5]])])])}, "an index of no face"),
+    ],
+)
+def test_why_ground_truth_is_none(three_faces, changed, why):
+    """Said by --debug only; the one line names the file."""
+    name = "wider_hard_val.mat" if "gt_list" in changed else "wider_face_val.mat"
+    truth = {"event_list": cells(["0--Parade"]), "file_list": cells([cells(["a"])]),
+             "face_bbx_list": cells([cells([np.array(FACES)])])}  # fmt: skip
+    savemat(three_faces / name, truth | changed)
+    with pytest.raises(LatentFaceError) as caught:
+        read_ground_truth(three_faces)
+    source = "get it from eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
+    assert str(caught.value) == f"{three_faces / name}: no WIDER FACE ground truth; {source}"
+    assert str(caught.value.__cause__) == why
+
+
 def test_read_ground_truth(three_faces):
     truth = read_ground_truth(three_faces)
     assert truth.names == ("0--Parade/a",)
