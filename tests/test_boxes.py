@@ -74,6 +74,7 @@ def test_clip_leaves_its_argument_alone():
         ((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5), 1.0),
         ((0, 0, 0.25, 0.5), (0, 0, 0.5, 0.25), 1 / 3),
         ((3, 0, 3, 7), (3, 0, 3, 9), 0.0),  # two lines
+        ((0, 0, 2, 2), (8, 2, 2, 8), 0.0),  # left and right exchanged: areas of 4 and -36
     ],
 )
 def test_intersection_over_union(first, second, expected):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from latentface.errors import LatentFaceError
-from latentface.evaluation.ground_truth import GroundTruth, read_ground_truth
+from latentface.evaluation.ground_truth import GroundTruth, _boxes, _mask, read_ground_truth
 from latentface.evaluation.wider import (
     _curves,
     _first_threshold,
@@ -219,6 +219,12 @@ def test_why_ground_truth_is_none(three_faces, changed, why):
     source = "get it from eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
     assert str(caught.value) == f"{three_faces / name}: no WIDER FACE ground truth; {source}"
     assert str(caught.value.__cause__) == why
+
+
+def test_nothing_at_all_is_no_faces():
+    """An empty element of a file is an empty list."""
+    assert _boxes([]).shape == (0, 4)
+    assert _mask([], 2).tolist() == [False, False]
 
 
 def test_read_ground_truth(three_faces):
