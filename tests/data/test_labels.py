@@ -287,6 +287,7 @@ def test_transform_by_hand():
     labels = make([[20, 30, 60, 70]], [[[25, 40], [55, 41], [40, 50], [30, 60], [50, 61]]])
     moved = transform_labels(labels, 2, 0.5, 10, 20)
     assert moved.boxes.tolist() == [[20, 5, 100, 25]]
+    assert moved.boxes.dtype == moved.landmarks.dtype == np.float32
     assert moved.landmarks[0].tolist() == [[30, 10], [90, 10.5], [60, 15], [40, 20], [80, 20.5]]
     mirrored = transform_labels(labels, 2, 0.5, 10, 20, mirror_width=200)
     assert mirrored.boxes.tolist() == [[100, 5, 180, 25]]

@@ -76,9 +76,8 @@ def one_file(path: str, most: int) -> None:
     }
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     section = record.setdefault("mutants", {})
-    section.update(
-        tool="mutmut", version=version("mutmut"), date=str(date.today()), command="python tests/mutation/run.py"
-    )
+    command = "python tests/mutation/run.py" + (f" --most {most}" if most < mutants else "")
+    section.update(tool="mutmut", version=version("mutmut"), date=str(date.today()), command=command)
     section.setdefault("files", {})[path] = counts
     RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(f"\n{path}: {counts}", flush=True)
@@ -87,10 +86,12 @@ def one_file(path: str, most: int) -> None:
 def main() -> None:
     os.chdir(REPOSITORY)
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("files", nargs="*", default=list(TESTS), choices=[*TESTS, []], metavar="FILE")
+    arguments.add_argument("files", nargs="*", metavar="FILE")
     arguments.add_argument("--most", type=int, default=sys.maxsize, help="mutants of each file, drawn at random")
     given = arguments.parse_args()
-    for path in given.files:
+    if unknown := set(given.files) - set(TESTS):
+        arguments.error(f"{', '.join(sorted(unknown))}: there are {', '.join(TESTS)}")
+    for path in given.files or TESTS:
         child = os.fork()
         if not child:
             one_file(path, given.most)
