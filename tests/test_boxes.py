@@ -43,6 +43,17 @@ def test_clip_keeps_what_lies_inside():
     assert np.array_equal(clip(boxes, width=100, height=50), inside)
 
 
+def test_more_columns_are_left_out():
+    rows = np.array([[10.0, 20.0, 30.0, 40.0, 0.9]])
+    assert xywh_to_xyxy(rows).tolist() == [[10, 20, 40, 60]]
+    assert xyxy_to_xywh(rows).tolist() == [[10, 20, 20, 20]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clipped_boxes_keep_their_type(dtype):
+    assert clip(np.zeros((1, 4), dtype), width=100.5, height=50).dtype == dtype
+
+
 def test_clip_leaves_its_argument_alone():
     boxes = np.array([[-5.0, 0, 7, 8]])
     clip(boxes, width=6, height=6)
@@ -60,6 +71,10 @@ def test_clip_leaves_its_argument_alone():
         ((0, 0, 10, 10), (5, 5, 5, 9), 0.0),  # no width
         ((5, 5, 5, 5), (5, 5, 5, 5), 0.0),  # two points
         ((0, 0, 10, 10), (8, 8, 2, 2), 0.0),  # corners the wrong way round
+        ((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5), 1.0),
+        ((0, 0, 0.25, 0.5), (0, 0, 0.5, 0.25), 1 / 3),
+        ((3, 0, 3, 7), (3, 0, 3, 9), 0.0),  # two lines
+        ((0, 0, 2, 2), (8, 2, 2, 8), 0.0),  # left and right exchanged: areas of 4 and -36
     ],
 )
 def test_intersection_over_union(first, second, expected):

@@ -147,7 +147,7 @@ def difference(name: str, points: list[Point], anchor: str, anchor_points: list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of curves that do not overlap: the shares say it
         by_ap = (rising[0][:, 0], rising[0][:, 1], rising[1][:, 0], rising[1][:, 1])
-        rate = float(bd_rate(*by_ap, **settings)) if ap_overlap and min(map(len, rising)) >= LEAST_POINTS else None
+        rate = float(bd_rate(*by_ap, **settings)) if ap_overlap else None  # no single point overlaps anything
         by_bits = (theirs[:, 0], theirs[:, 1], ours[:, 0], ours[:, 1])
         ap = float(bd_psnr(*by_bits, **settings)) if bpp_overlap else None
     return Difference(name, anchor, rate, ap_overlap, ap, bpp_overlap)

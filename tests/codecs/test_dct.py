@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.fft import dctn
+from scipy.fft import dctn, idctn
 
 from latentface.codecs.base import RATES
 from latentface.codecs.dct import (
@@ -20,6 +21,8 @@ from latentface.codecs.dct import (
     zigzag,
 )
 from latentface.errors import LatentFaceError
+
+PLANES = ((0, 0, 160), (1, 160, 48), (2, 208, 48))  # plane, its first channel, how many
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -54,9 +57,23 @@ def test_channels_are_the_transform_of_each_block():
     planes = np.random.default_rng(1).uniform(-128, 128, (3, 32, 48)).astype(np.float32)
     coefficients = transform(planes)
     assert coefficients.shape == (256, 2, 3)
-    for plane, first, count in ((0, 0, 160), (1, 160, 48), (2, 208, 48)):
-        expected = dctn(planes[plane, 16:32, 32:48], norm="ortho").ravel()[zigzag(16)[:count]]
-        assert np.allclose(coefficients[first : first + count, 1, 2], expected, atol=1e-2)
+    for (plane, first, count), row, column in product(PLANES, range(2), range(3)):
+        block = planes[plane, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+        expected = dctn(block, norm="ortho").ravel()[zigzag(16)[:count]]
+        assert np.allclose(coefficients[first : first + count, row, column], expected, atol=1e-2)
+    rows = np.arange(16)[:, None]
+    assert np.allclose(dct_matrix(16)[1:], np.cos(np.pi * rows[1:] * (2 * rows.T + 1) / 32) / np.sqrt(8), atol=1e-6)
+
+
+def test_planes_are_the_inverse_transform_of_each_block():
+    coefficients = np.random.default_rng(3).normal(0, 50, (256, 2, 3)).astype(np.float32)
+    planes = inverse_transform(coefficients)
+    for (plane, first, count), row, column in product(PLANES, range(2), range(3)):
+        block = np.zeros(256)
+        block[zigzag(16)[:count]] = coefficients[first : first + count, row, column]
+        expected = idctn(block.reshape(16, 16), norm="ortho")
+        found = planes[plane, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+        assert np.allclose(found, expected, atol=1e-2)
 
 
 def test_the_inverse_keeps_energy_and_gives_the_coefficients_back():

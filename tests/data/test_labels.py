@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentface.data.label_rows import read_rows
 from latentface.data.labels import (
     PictureLabels,
     base_name,
@@ -88,6 +89,18 @@ def test_rows_with_landmarks(tmp_path, row):
     assert found["a"].landmarks.tolist() == [POINTS]
     assert not found["a"].ignore.any()
     assert len(found["b"].boxes) == 2
+
+
+def test_a_landmark_may_lie_outside_the_picture(tmp_path):
+    found = labels_of(tmp_path, f"# a.jpg\n1 2 3 4 -5 6 {PAIRS.split(' ', 2)[2]}\n")
+    assert found["a"].landmarks[0, 0].tolist() == [-5, 6]
+
+
+def test_rows_know_their_lines(tmp_path):
+    (tmp_path / "labels.txt").write_text("a.jpg\n2\n1 2 3 4\n\n1 2 3 4\n# b.jpg\n1 2 3 4\n# c.jpg\n")
+    assert [(rows.name, rows.line, rows.lines) for rows in read_rows(tmp_path / "labels.txt")] == [
+        ("a.jpg", 1, (3, 5)), ("b.jpg", 6, (7,)), ("c.jpg", 8, ()),
+    ]  # fmt: skip
 
 
 def test_unknown_landmarks(tmp_path):
@@ -200,6 +213,24 @@ def test_written_retinaface_rows_have_twenty_columns_unless_ignored(tmp_path):
     assert lines[3:] == ["# b"]
 
 
+def test_written_numbers_are_rounded_before_sides_are_taken(tmp_path):
+    labels = make([[-0.001, -0.004, 1.008, 1.008], [0.004, 0.004, 1.008, 1.008]], [POINTS] * 2)
+    labels.landmarks[0, :2] = [[-0.001, 0.1251], [0.1251, -0.004]]
+    write_labels(tmp_path / "marked.txt", [labels])
+    first, second = (tmp_path / "marked.txt").read_text().splitlines()[1:]
+    assert first.startswith("0.00 0.00 1.01 1.01 0.00 0.13 0 0.13 0.00 0 ")
+    assert second.startswith("0.00 0.00 1.01 1.01 20.00 ")
+    write_labels(tmp_path / "plain.txt", [make(labels.boxes)])
+    assert (tmp_path / "plain.txt").read_text().splitlines()[2].startswith("0.00 0.00 1.01 1.01 ")
+
+
+def test_what_is_read_is_narrow(tmp_path):
+    found = labels_of(tmp_path, f"# a.jpg\n10 20 30 40 {TRIPLES} 0.9\n")
+    assert {found["a"].boxes.dtype, found["a"].landmarks.dtype} == {np.dtype(np.float32)}
+    assert found["a"].ignore.dtype == bool
+    assert labels_of(tmp_path, "a.jpg\n1\n1 2 3 4 0 0 0 0 0 0\n")["a"].attributes.dtype == np.int8
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("old")
@@ -247,12 +278,16 @@ def test_clip_to_the_frame():
     assert clipped.boxes.tolist() == [[0, 10, 20, 30], [90, 40, 100, 50]]
     assert clipped.landmarks.tolist() == [POINTS, POINTS]
     assert clipped.dropped == 2
+    assert clip_labels(clipped, 25, 50).dropped == 3
+    assert clip_labels(make([[0, 0, 9, 9], [5, 5, 9, 9], [50, 0, 60, 9]]), 40, 40).dropped == 1
+    assert len(clip_labels(make([[0, 0, 1, 9], [0, 0, 9, 1], [0, 0, 9, 0.9]]), 40, 40).boxes) == 2
 
 
 def test_transform_by_hand():
     labels = make([[20, 30, 60, 70]], [[[25, 40], [55, 41], [40, 50], [30, 60], [50, 61]]])
     moved = transform_labels(labels, 2, 0.5, 10, 20)
     assert moved.boxes.tolist() == [[20, 5, 100, 25]]
+    assert moved.boxes.dtype == moved.landmarks.dtype == np.float32
     assert moved.landmarks[0].tolist() == [[30, 10], [90, 10.5], [60, 15], [40, 20], [80, 20.5]]
     mirrored = transform_labels(labels, 2, 0.5, 10, 20, mirror_width=200)
     assert mirrored.boxes.tolist() == [[100, 5, 180, 25]]

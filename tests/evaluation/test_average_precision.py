@@ -134,6 +134,11 @@ def test_equal_scores_keep_their_order():
     assert evaluate_pictures([wrong_first]).precision_curve.tolist() == [0, 0.5]
 
 
+def test_of_many_equal_scores_the_first_takes_the_face():
+    many = picture([square(0)] * 50, [0.5] * 50, [square(0)])
+    assert evaluate_pictures([many]).precision_curve.tolist() == [1 / rank for rank in range(1, 51)]
+
+
 def test_no_truth_gives_nan_and_no_detection_gives_zero():
     nothing_there = evaluate_pictures([picture([square(0)], [0.9], [])])
     assert np.isnan(nothing_there.ap)
@@ -164,6 +169,37 @@ def test_landmark_error_is_the_mean_distance_over_the_side():
     one = picture([[0, 0, 10, 40]], [0.9], [[0, 0, 10, 40]], landmarks=points, true_landmarks=true_points)
     assert evaluated([one, one]).landmarks().nme == pytest.approx(4 / 20)  # sqrt(10 * 40) = 20
     assert evaluated([one, one]).landmarks().faces == 2
+
+
+def test_landmark_error_anywhere_in_the_picture():
+    box, points = [30, 50, 40, 90], np.full((1, 5, 2), [35.0, 70.0])
+    one = picture([box], [0.25], [box], landmarks=points + np.array([6, 8]), true_landmarks=points)
+    assert evaluated([one], min_score=0.25).landmarks().nme == pytest.approx(10 / 20)
+    assert evaluated([one], min_score=0.26).landmarks().faces == 0
+    weak = picture([box], [0.02], [box], landmarks=points, true_landmarks=points)
+    assert evaluated([weak]).landmarks().faces == 1
+
+
+def test_faces_of_any_height_count_by_default():
+    tiny = picture([[0, 0, 0.5, 0.5]], [0.9], [[0, 0, 0.5, 0.5]])
+    assert evaluate_pictures([tiny]).truths == 1
+    assert evaluated([tiny]).overall.score().truths == 1
+    assert evaluated([tiny], min_height=1).overall.score().truths == 0
+
+
+def test_the_overlap_that_is_asked_for():
+    half = picture([[0, 0, 20, 10]], [0.9], [square(0)])
+    assert [evaluated([half], iou=iou).overall.score().ap for iou in (0.5, 0.51)] == [1, 0]
+    assert evaluated([half]).overall.score().ap == 1
+    assert evaluated([picture([[0, 0, 20, 9]], [0.9], [square(0)])]).overall.score().ap == 0
+
+
+def test_curves_of_nothing():
+    score = evaluate_pictures([picture([square(0)], [0.9], [])])
+    assert np.isnan(score.recall_curve).all()
+    assert score.recall_curve.shape == (1,)
+    assert score.precision_curve.tolist() == [0]
+    assert score.pictures == 1
 
 
 def test_landmark_error_leaves_out_unknown_ignored_and_weak_faces():

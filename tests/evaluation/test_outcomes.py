@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
-from latentface.evaluation.outcomes import Outcome, count_by_height, count_falses, count_misses, judge
+from latentface.evaluation.outcomes import (
+    Count,
+    Outcome,
+    _best,
+    _falses,
+    _misses,
+    count_by_height,
+    count_falses,
+    count_misses,
+    judge,
+)
 
 FACES = {  # x1 y1 x2 y2
     "found": (0, 0, 40, 40),
@@ -124,3 +134,64 @@ def test_counts_agree_with_average_precision(seed: int) -> None:
     assert count.false == expected.detections - int(expected.right.sum())
     assert 0 < count.found < count.faces
     assert count.false > 0
+
+
+def judged(boxes: list, scores: list, faces: list, **options) -> Outcome:
+    found, truths = np.array(boxes, np.float64).reshape(-1, 4), np.array(faces, np.float64).reshape(-1, 4)
+    nothing = np.zeros((len(found), 5, 2)), np.zeros((len(truths), 5, 2))
+    ignore = np.zeros(len(truths), bool)
+    return judge(PictureResult(found, np.array(scores), nothing[0], truths, nothing[1], ignore), **options)
+
+
+def test_bounds_of_the_reasons_are_inclusive() -> None:
+    """Of a miss: match, overlap, height; of a false detection: overlap."""
+    match = np.array([0, -1, -1, -1, -1, -1, -1])
+    overlap = np.array([0.0, 0.5, 0.49, 0.3, 0.29, 0.29, 0])
+    assert _misses(match, overlap, np.array([99, 99, 99, 99, 12, 11.9, 1])).tolist() == [
+        "score too low", "one box for two faces", "box too far off", "box too far off", "nothing there", "too small",
+        "too small",
+    ]  # fmt: skip
+    assert _falses(np.array([0.5, 0.49, 0.3, 0.29, 0])).tolist() == [
+        "second box", "box too far off", "box too far off", "no face there", "no face there",
+    ]  # fmt: skip
+
+
+def test_bounds_of_judging_are_inclusive() -> None:
+    face, elsewhere = [10, 10, 20, 20], [50, 50, 60, 60]
+    outcome = judged([face, elsewhere], [0.5, 0.5], [face], confidence=0.5, min_height=10)
+    assert (outcome.counted.tolist(), outcome.found.tolist(), outcome.finder.tolist()) == ([True], [True], [0])
+    assert outcome.false.tolist() == ["", "no face there"]
+    assert outcome.f1 == pytest.approx(2 / 3)
+    low = judged([face, elsewhere], [0.5, 0.5], [face], confidence=0.5, min_height=10.1)
+    assert (low.counted.tolist(), low.found.tolist(), low.false.tolist()) == ([False], [False], ["", ""])
+    assert judged([face], [0.49], [face], confidence=0.5).miss.tolist() == ["score too low"]
+    small = judged([[0, 0, 0.5, 0.5]], [1.0], [[0, 0, 0.5, 0.5], [9, 9, 9.5, 9.5]], confidence=0.5)
+    assert (small.counted.tolist(), small.found.tolist()) == ([True, True], [True, False])  # any height by default
+
+
+def test_heights_belong_to_bands_that_begin_with_their_lower_bound() -> None:
+    faces = [[0, 10, 9, 10 + height] for height in (15.5, 16, 31.5, 32, 95.5, 96)]
+    elsewhere = [[500, 10, 509, 10 + height] for height in (16, 32, 96)]
+    outcome = judged(elsewhere, [1.0] * 3, faces, confidence=0.5)
+    counts = count_by_height([outcome])
+    assert [(c.faces, c.found, c.false) for c in counts.values()] == [
+        (6, 0, 3), (1, 0, 0), (2, 0, 1), (2, 0, 1), (1, 0, 1),
+    ]  # fmt: skip
+    assert list(count_misses([outcome])["nothing there"].values()) == [6, 1, 2, 2, 1]
+    assert list(count_falses([outcome])["no face there"].values()) == [3, 0, 1, 1, 1]
+
+
+def test_best_of_each_column() -> None:
+    best, row = _best(np.array([[0.1, 0.0, 0.5], [0.3, 0.0, 0.5]]))
+    assert (best.tolist(), row.tolist()) == ([0.3, 0.0, 0.5], [1, -1, 0])
+    best, row = _best(np.zeros((0, 2)))
+    assert (best.tolist(), row.tolist()) == ([0.0, 0.0], [-1, -1])
+
+
+def test_recall_and_precision_of_counts() -> None:
+    count = Count(faces=8, found=2, false=3)
+    assert (count.missed, count.recall, count.precision) == (6, 0.25, 0.4)
+    assert (Count(faces=1).recall, Count(false=1).precision) == (0, 0)
+    assert np.isnan(Count().recall)
+    assert np.isnan(Count().precision)
+    assert Count() == Count(0, 0, 0)

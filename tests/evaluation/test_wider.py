@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from latentface.errors import LatentFaceError
-from latentface.evaluation.ground_truth import GroundTruth, read_ground_truth
-from latentface.evaluation.wider import _curves, evaluate_wider, read_predictions, write_prediction
+from latentface.evaluation.ground_truth import GroundTruth, _boxes, _mask, read_ground_truth
+from latentface.evaluation.wider import (
+    _curves,
+    _first_threshold,
+    evaluate_wider,
+    prediction_name,
+    read_predictions,
+    write_prediction,
+)
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FACES = [[0, 0, 9, 9], [100, 0, 9, 9], [200, 0, 9, 9]]  # x y width height; 10 x 10 pixels by the protocol's count
@@ -188,6 +195,38 @@ def test_ground_truth_that_is_absent_or_something_else(tmp_path, three_faces):
         read_ground_truth(three_faces)
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"event_list": "0--Parade"}, "no cells"),
+        ({"event_list": cells([np.ones((1, 1))])}, "a name is no text"),
+        ({"face_bbx_list": cells([cells(["boxes"])])}, "no numbers"),
+        ({"face_bbx_list": cells([cells([np.array([[0, 0, 9, np.inf]])])])}, "a box is not finite"),
+        ({"face_bbx_list": cells([cells([np.ones((3, 4))] * 2)])}, "not as many lists of boxes as names"),
+        ({"gt_list": cells([cells([np.array([[4.0]])])])}, "an index of no face"),
+        ({"gt_list": cells([cells([np.array([[1.0], [0.0]])])])}, "an index of no face"),
+        ({"gt_list": cells([cells([np.array([[1.5]])])])}, "an index of no face"),
+    ],
+)
+def test_why_ground_truth_is_none(three_faces, changed, why):
+    """Said by --debug only; the one line names the file."""
+    name = "wider_hard_val.mat" if "gt_list" in changed else "wider_face_val.mat"
+    truth = {"event_list": cells(["0--Parade"]), "file_list": cells([cells(["a"])]),
+             "face_bbx_list": cells([cells([np.array(FACES)])])}  # fmt: skip
+    savemat(three_faces / name, truth | changed)
+    with pytest.raises(LatentFaceError) as caught:
+        read_ground_truth(three_faces)
+    source = "get it from eval_tools.zip, folder ground_truth, from http://shuoyang1213.me/WIDERFACE/"
+    assert str(caught.value) == f"{three_faces / name}: no WIDER FACE ground truth; {source}"
+    assert str(caught.value.__cause__) == why
+
+
+def test_nothing_at_all_is_no_faces():
+    """An empty element of a file is an empty list."""
+    assert _boxes([]).shape == (0, 4)
+    assert _mask([], 2).tolist() == [False, False]
+
+
 def test_read_ground_truth(three_faces):
     truth = read_ground_truth(three_faces)
     assert truth.names == ("0--Parade/a",)
@@ -216,6 +255,8 @@ def test_read_predictions_takes_event_folders_and_loose_files(tmp_path):
         ("a\n2\n1 2 3 4 0.5\n1 2 3 4\n", r"a\.txt:4: 4 columns"),
         ("a\n1\n1 2 3 4 0.5 6\n", r"a\.txt:3: 6 columns"),
         ("a\n1\n1,2,3,4,0.5\n", r"a\.txt:3: 1 columns"),
+        ("a\n1\n1 2 3 4 0.5 # sure\n", r"a\.txt:3: 7 columns; expected `x y width height score`$"),
+        ("a\n1\n1 2 3 4 #5\n", r"a\.txt:3: not five numbers: '1 2 3 4 #5'"),
         ("a\n1\n1 2 three 4 0.5\n", r"a\.txt:3: not five numbers: '1 2 three 4 0\.5'"),
         ("a\n1\n1 2 3_0 4 0.5\n", r"a\.txt:3: not five numbers"),
         ("a\n2\n1 2 3 4 0.5\n1 2 3 4 nan\n", r"a\.txt:4: not finite"),
@@ -223,6 +264,12 @@ def test_read_predictions_takes_event_folders_and_loose_files(tmp_path):
         ("a\n2\n1 2 3 4 0.5\n", r"a\.txt:2: 2 faces announced, 1 lines follow"),
         ("a\n0\n1 2 3 4 0.5\n", r"a\.txt:2: 0 faces announced, 1 lines follow"),
         ("a\n2\n1 2 3 4 0.5\n\n1 2 3 4 0.5\n", r"a\.txt:4: 0 columns"),
+        ("a\n" + "1" * 19 + "\n", r"a\.txt:2: expected the number of faces, found '1111111111111111111'"),
+        ("a\n" + "1" * 18 + "\n", r"a\.txt:2: 111111111111111111 faces announced, 0 lines follow"),
+        ("a\n" + "x" * 99 + "\n", r"a\.txt:2: expected the number of faces, found 'x{40}'; write the file again$"),
+        ("a\n٣\n", r"a\.txt:2: expected the number of faces, found '٣'"),
+        ("a\n1\n 1 2 3 4 " + "x" * 99 + "\n", r"a\.txt:3: not five numbers: '1 2 3 4 x{52}'; write the file again$"),
+        ("a\n1\n1 2 3 4 nan" + " " * 60 + "\n5 6\n", r"a\.txt:3: not finite: '1 2 3 4 nan'; check the weights that"),
     ],
 )
 def test_malformed_files_are_named_with_their_line(tmp_path, content, message):
@@ -232,9 +279,32 @@ def test_malformed_files_are_named_with_their_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("0--Parade/a.jpg", "0--Parade/a"),
+        ("data/0--Parade/a.v2.PNG", "0--Parade/a.v2"),
+        ("data\\0--Parade\\a.jpg", "0--Parade/a"),
+        ("a.jpg", "a"),
+        ("a", "a"),
+    ],
+)
+def test_what_prediction_files_call_a_picture(label, name):
+    assert prediction_name(label) == name
+
+
+def test_the_first_threshold_that_is_not_above_a_score():
+    """Thresholds are 0.999, 0.998, ... 0.001, 0 of the range from 2 to 4."""
+    scores = np.array([4.0, 3.998, 3.9979, 3.0, 2.0])
+    assert _first_threshold(scores, 2.0, 4.0).tolist() == [0, 0, 1, 499, 999]
+    assert _first_threshold(np.array([0.4, 0.4]), 0.4, 0.4).tolist() == [0, 0]
+
+
 def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(LatentFaceError, match=r"a\.txt: cannot be read"):
+    with pytest.raises(
+        LatentFaceError, match=r"a\.txt: cannot be read \(not a file\); check what it is and its rights$"
+    ):
         read_predictions(tmp_path)
 
 
@@ -244,6 +314,12 @@ def test_write_prediction_writes_the_format_best_first(tmp_path):
     assert path == tmp_path / "0--Parade" / "0_Parade_1.txt"
     assert path.read_text() == ("0_Parade_1\n2\n10.000 20.000 20.000 40.000 0.75\n1.000 2.000 3.500 4.000 0.25\n")
     assert [file.name for file in path.parent.iterdir()] == ["0_Parade_1.txt"]
+
+
+def test_of_equal_scores_the_first_is_written_first(tmp_path):
+    boxes = np.array([[number, 0, number + 1, 1] for number in range(50)])
+    rows = read_predictions(write_prediction(tmp_path, "a/b", boxes, np.full(50, 0.5)).parents[1])["a/b"]
+    assert rows[:, 0].tolist() == list(range(50))
 
 
 def test_write_then_read(tmp_path):
@@ -258,7 +334,9 @@ def test_write_then_read(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a/b", "", ".", "..", "a\\..\\b", "C:a", "a/b/c", "a/b\nc"])
+@pytest.mark.parametrize(
+    "name", ["../a", "a/../../b", "/a/b", "", ".", "..", "a\\..\\b", "a\\b", "C:a", "a/b/c", "a/b\nc"]
+)
 def test_names_that_are_no_event_and_name_are_refused(tmp_path, name):
     with pytest.raises(LatentFaceError, match="not a picture name"):
         write_prediction(tmp_path / "found", name, np.zeros((0, 4)), np.zeros(0))

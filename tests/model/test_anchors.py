@@ -47,6 +47,18 @@ def test_priors_of_a_wide_picture_whose_sides_are_no_multiple_of_32():
     assert found[-1].tolist() == [80, 48, 512, 512]
 
 
+def test_priors_are_born_as_float32_where_they_are_wanted():
+    made = make_priors(((2, 3),), (8,), ((16, 32),), torch.device("meta"))
+    assert (made.dtype, made.device.type, made.shape) == (torch.float32, "meta", (12, 4))
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (2, 1, 2), (2, 2, 1)])
+def test_every_level_has_a_shape_a_stride_and_sizes(lengths):
+    shapes, strides, sizes = lengths
+    with pytest.raises(ValueError, match="zip"):
+        make_priors(((2, 3),) * shapes, (8,) * strides, ((16,),) * sizes, CPU)
+
+
 def test_priors_are_computed_once_per_size():
     first = priors(((2, 3),), (8,), ((16,),), CPU)
     assert priors(((2, 3),), (8,), ((16,),), CPU) is first
@@ -80,6 +92,22 @@ def test_coding_of_landmarks_by_hand():
     offsets = torch.tensor([[2.5, -1.25, 0, 0, -5, 5, 0, 1, 10, 0]])
     assert torch.allclose(encode_landmarks(points, CELL[:1]), offsets)
     assert torch.allclose(decode_landmarks(offsets, CELL[:1]), points)
+
+
+def test_coding_of_a_batch_is_coding_of_each_picture():
+    generator = torch.Generator().manual_seed(0)
+    boxes = 40 * torch.rand(3, 2, 4, generator=generator)
+    boxes[..., 2:] += boxes[..., :2] + 1
+    points = 40 * torch.rand(3, 2, 10, generator=generator)
+    for code, batch_ in (
+        (encode_boxes, boxes),
+        (decode_boxes, boxes / 10),
+        (encode_landmarks, points),
+        (decode_landmarks, points),
+    ):
+        coded = code(batch_, CELL)
+        assert coded.shape == batch_.shape
+        assert coded.tolist() == [code(picture, CELL).tolist() for picture in batch_]
 
 
 def coded_number_by_number(box: list[float], points: list[float], prior: list[float]) -> tuple[list, list]:
@@ -166,8 +194,12 @@ def test_a_decoded_size_is_at_most_e_to_the_fourth_of_the_priors():
     assert x2 - x1 == pytest.approx(16 * math.exp(4))
 
 
-def test_boxes_without_a_size_encode_to_finite_offsets():
-    assert encode_boxes(torch.tensor([[0.0, 0, 0, 0], [20, 20, 10, 10]]), CELL).isfinite().all()
+def test_boxes_without_a_size_encode_as_if_they_had_a_thousandth_of_a_pixel():
+    offsets = encode_boxes(torch.tensor([[8.0, 8, 8, 8], [20, 20, 10, 10]]), CELL)
+    for row, side in zip(offsets, (16, 32), strict=True):
+        assert row[2:].tolist() == pytest.approx([math.log(1e-3 / side) / 0.2] * 2)
+    small = encode_boxes(torch.tensor([[7.75, 7.75, 8.25, 8.25]]), CELL[:1])
+    assert small[0].tolist() == pytest.approx([0, 0, math.log(0.5 / 16) / 0.2, math.log(0.5 / 16) / 0.2])
 
 
 def batch(*boxes: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,6 +243,16 @@ def test_a_prior_takes_the_face_it_overlaps_most_and_the_first_of_equals(at_a_ti
     labels, face = match(CELL[:1], *faces, forced=2.0)  # nothing is forced
     assert labels.tolist() == [[1]]
     assert face.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+def test_index_of_a_face_beyond_the_first_part(at_a_time, monkeypatch):
+    monkeypatch.setattr(anchors, "TRUTHS_AT_A_TIME", at_a_time)
+    far = (500.0, 500, 516, 516)
+    assert match(CELL, *batch(far, far, (0.0, 0, 16, 16)))[1][0, 0] == 2
+    two = torch.tensor([[8.0, 8, 16, 16], [508, 508, 16, 16]])
+    labels, face = match(two, *batch((8.0, 8, 8, 8), (0.0, 0, 8, 8), (500.0, 500, 516, 516)))
+    assert (labels.tolist(), face.tolist()) == ([[1, 1]], [[1, 2]])
 
 
 def test_of_two_faces_that_claim_one_prior_the_last_has_it():

@@ -115,6 +115,13 @@ def test_pictures_of_a_batch_do_not_mix():
     assert (first.boxes.tolist(), second.boxes.tolist()) == ([BOXES[3]], [BOXES[0]])
 
 
+def test_every_picture_has_scores_boxes_and_landmarks():
+    whole = {"scores": torch.ones(2, 4, 2), "boxes": torch.zeros(2, 4, 4), "landmarks": torch.zeros(2, 4, 10)}
+    for name in whole:
+        with pytest.raises(ValueError, match="zip"):
+            postprocess(whole | {name: whole[name][:1]}, as_priors(BOXES), width=9, height=9, thresholds=Thresholds())
+
+
 def test_predictions_of_half_precision_give_float32():
     predictions = {
         "scores": torch.ones(1, 4, 2).bfloat16(),
