@@ -83,6 +83,17 @@ def test_figures_of_the_weights_are_those_of_the_record(label: str) -> None:
     assert f"reaches {ways['published detector on originals']['0']['all']['ap']:.3f} on the uncompressed" in README
 
 
+def test_bits_saved_are_those_of_the_record() -> None:
+    differences = json.loads((REPOSITORY / "records" / "experiment.json").read_text())["differences"]
+    found = {(row["name"], row["anchor"]): row["bd_rate"] for row in differences}
+    anchors = ("trained on originals, decoded", "trained on decoded")
+    fewer, more = (found["latents, trained on", anchor] for anchor in anchors)
+    assert f"it needs {-fewer:.1f} % fewer bits" in README
+    assert f"and {more:.1f} % more than one trained on decoded pictures" in README
+    alike = [found["latents", anchor] for anchor in anchors]
+    assert f"ahead by {alike[0]:.1f} and {alike[1]:.1f} %" in README
+
+
 def test_the_speed_beside_the_published_detector_is_that_of_the_record() -> None:
     record = json.loads((REPOSITORY / "records" / "bench_epyc_2_cores_mobilenet.json").read_text())
     rows = {row["item"]: row["comparison"] for row in record["rows"]["detection"]}

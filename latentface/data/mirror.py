@@ -133,6 +133,14 @@ def shown(path: str | Path) -> str:
     return _files.get(path, str(path))
 
 
+def unshown(name: str) -> Path:
+    """The path that `shown` has named, in a process that knows the same mirrors."""
+    for folder, mirror in _mirrors.items():
+        if name.startswith(f"{mirror.url}/"):
+            return folder / name[len(mirror.url) + 1 :]
+    return next((path for path, url in _files.items() if url == name), Path(name))
+
+
 def _mirror(url: str, cache: Cache | None) -> Mirror:
     cache = cache or Cache.of()
     name = url.rpartition("/")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -14,9 +15,9 @@ from latentface.data.cache import Blob, Cache
 from latentface.data.mirror import Mirror
 from latentface.data.packed import REMEDY, PackedStore, open_shard, tensor_name
 from latentface.data.remote import read_start
-from latentface.data.stores import StoredLatent, read_latent
+from latentface.data.stores import LARGEST_LATENT, StoredLatent, read_latent
 from latentface.errors import LatentFaceError
-from latentface.files import parse_json
+from latentface.files import parse_json, replacing
 
 FIRST_BYTES = 1 << 17  # of a shard, which its header mostly fits in
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors itself
@@ -56,17 +57,14 @@ class RemotePack(PackedStore):
     def _header(self, blob: Blob) -> Header:
         """Read once, then kept beside the labels; it belongs to the shard's checksum."""
         path = self.split / "headers" / blob.key
-        if not path.is_file():
-            content = _read_header(blob)
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_name(f".{blob.key}.{os.getpid()}")  # several processes may be at it
+        if path.is_file():
+            return _parse_header(blob, path.read_bytes())
+        content = _read_header(blob)
+        header = _parse_header(blob, content)  # before it is kept
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path, tag=f".{os.getpid()}") as temporary:  # several processes may be at it
             temporary.write_bytes(content)
-            temporary.replace(path)
-        try:
-            entries = parse_json(path.read_bytes())
-            return {name: list(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise LatentFaceError(f"{blob.url}: does not begin as a shard; {REMEDY}") from error
+        return header
 
     def _stored_shape(self, name: str, rate: int) -> list[int]:
         try:
@@ -146,6 +144,19 @@ def _opened(cache: Cache, blob: Blob, open_file: Callable[[Path], Opened]) -> Op
                 raise LatentFaceError(str(error).replace(str(path), blob.url)) from error
 
 
+def _parse_header(blob: Blob, content: bytes) -> Header:
+    try:
+        entries = parse_json(content)
+        header = {name: list(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LatentFaceError(f"{blob.url}: does not begin as a shard; {REMEDY}") from error
+    for name, shape in header.items():
+        whole = len(shape) == 3 and all(type(side) is int and 0 < side <= LARGEST_LATENT for side in shape)
+        if not whole or math.prod(shape) > LARGEST_LATENT:
+            raise LatentFaceError(f"{blob.url}: {name[:80]!r} is no latent [h, w, C] by its shape; {REMEDY}")
+    return header
+
+
 def _read_header(blob: Blob) -> bytes:
     with suppress(FileNotFoundError):
         start = read_start(blob.url, FIRST_BYTES)
@@ -154,5 +165,7 @@ def _read_header(blob: Blob) -> bytes:
             raise LatentFaceError(f"{blob.url}: does not begin as a shard; {REMEDY}")
         if len(start) < 8 + length:
             start = read_start(blob.url, 8 + length)
+        if len(start) < 8 + length:
+            raise LatentFaceError(f"{blob.url}: gave fewer bytes than it should; try again, or {REMEDY}")
         return start[8 : 8 + length]
     raise LatentFaceError(f"{blob.url}: not there, but pack.json names it; {REMEDY}")

@@ -1,7 +1,7 @@
 """`latentface detect --rows`: archives of any number of latents or photographs, by several processes.
 
-    OUT/inputs.jsonl       what is looked at, a path a line, in a fixed order
-    OUT/parts.json         how many that are, their checksum, and the settings; written when inputs.jsonl is complete
+    OUT/_inputs.jsonl      what is looked at, a path a line, in a fixed order
+    OUT/_parts.json        how many that are, their checksum, and the settings; written when _inputs.jsonl is complete
     OUT/part-00000.jsonl   a row for each of the first `--part` inputs, in their order (or .parquet), and so on
 
 A part is there, complete, or it is not. So every input has exactly one row however often a worker died and a part was
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentface.codecs.base import Codec
+from latentface.data.mirror import shown, unshown
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, parse_json, replacing, sha256
 from latentface.inference.detect import (
@@ -39,16 +40,18 @@ from latentface.inference.inputs import release
 from latentface.inference.rows import row_writer
 from latentface.lock import sole_writer
 from latentface.machine import cores, keep_memory
+from latentface.model.predict import pick_device
 from latentface.progress import progress
 from latentface.workers import Engine, Failure, run_items
 
-INPUTS_NAME, PARTS_NAME = "inputs.jsonl", "parts.json"
+# Readers of Parquet folders leave names with an underscore out.
+INPUTS_NAME, PARTS_NAME = "_inputs.jsonl", "_parts.json"
 SETTINGS = ("rows", "part", "conf", "nms", "rate", "codec", "codec_weights", "size", "fit", "batch_size")  # of all rows
 NAMED = 3  # inputs of a part that a message gives
 
 
 class Part(NamedTuple):
-    """Which inputs: `length` lines of inputs.jsonl from byte `offset` on."""
+    """Which inputs: `length` lines of _inputs.jsonl from byte `offset` on."""
 
     number: int
     offset: int
@@ -75,7 +78,7 @@ class Archive:
     def inputs(self, part: Part) -> list[Path]:
         with (Path(self.config.out) / INPUTS_NAME).open("rb") as file:
             file.seek(part.offset)
-            return [Path(json.loads(line)) for line in islice(file, part.length)]
+            return [unshown(json.loads(line)) for line in islice(file, part.length)]
 
 
 def run_archive(config: DetectConfig) -> int:
@@ -89,8 +92,10 @@ def run_archive(config: DetectConfig) -> int:
     config = replace(config, weight=weights_of(config, codec))
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
     detector.check_codec(codec.name if codec else "", f"--codec {config.codec}")
-    engine = Engine(config.processes, config.ray, gpu=config.device.startswith("cuda"))
-    archive = Archive(config, threads=1 if config.ray else max(1, cores() // (config.processes or cores())))
+    gpu = pick_device(config.device).type == "cuda"
+    processes = config.processes or int(gpu and not config.ray)  # of which each would hold a GPU's memory of its own
+    engine = Engine(processes, config.ray, gpu)
+    archive = Archive(config, threads=1 if config.ray else max(1, cores() // (processes or cores())))
     with sole_writer(make_folder(config.out, "--out"), "--out"):
         parts = _plan(config, inputs_of(config, detector))
         missing = [part for part in parts if not archive.path(part).exists()]
@@ -100,16 +105,17 @@ def run_archive(config: DetectConfig) -> int:
     if failed:
         raise _unfinished(archive, failed, len(missing))
     looked_at = sum(part.length for part in missing)
+    now = f"{len(missing)} of them written now: {counts.faces} faces, {counts.errors} inputs with errors"
     print(
-        f"{sum(part.length for part in parts)} inputs in {len(parts)} parts, {len(missing)} of them written now: "
-        f"{counts.faces} faces, {counts.errors} inputs with errors; rows in {config.out}/"
+        f"{sum(part.length for part in parts)} inputs in {len(parts)} parts, "
+        f"{now if missing else 'all of which were there already'}; rows in {config.out}/"
     )
     return 2 if looked_at and counts.errors == looked_at else 0
 
 
 def _unfinished(archive: Archive, failed: list[Part], begun: int) -> LatentFaceError:
     first, others = failed[0], begun - len(failed)
-    names = ", ".join(map(str, archive.inputs(first)[:NAMED]))
+    names = ", ".join(map(shown, archive.inputs(first)[:NAMED]))
     return LatentFaceError(
         f"{archive.path(first)}: {Failure().reason}; it holds {first.length} inputs from {names} on; {others} other "
         "parts were written: run the same command again, with fewer --processes"
@@ -160,7 +166,7 @@ def _rows(paths: list[Path], config: DetectConfig, detector: Detector, codec: Co
             yield describe(source, next(found), detector.stride) | {"error": None}
         else:
             nothing = dict.fromkeys(("rate", "picture_width", "picture_height", "photograph"))
-            yield {"latent": str(path), **nothing, "faces": [], "error": str(source)}
+            yield {"latent": shown(path), **nothing, "faces": [], "error": str(source)}
 
 
 def _open(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source | LatentFaceError:
@@ -219,7 +225,7 @@ def _cut(inputs: Iterator[Path], size: int, target: Path | None) -> tuple[list[P
     parts: list[Part] = []
     checksum, offset = hashlib.sha256(), 0
     with open(target or os.devnull, "wb") as file:  # noqa: PTH123
-        while lines := [json.dumps(str(path)).encode() + b"\n" for path in islice(inputs, size)]:
+        while lines := [json.dumps(shown(path)).encode() + b"\n" for path in islice(inputs, size)]:
             content = b"".join(lines)
             parts.append(Part(len(parts), offset, len(lines)))
             offset += len(content)

@@ -145,6 +145,9 @@ class Source:
 
 def run(config: DetectConfig) -> int:
     """Finds the faces; exit code 2 if nothing could be looked at."""
+    for place in config.places:  # before anything that takes time
+        if not place.exists() and not store_of(place.parent.parent):
+            raise LatentFaceError(f"{place}: no such file or folder")
     if config.rows:
         from latentface.inference.archive import run_archive
 
@@ -249,8 +252,6 @@ def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
 def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Path]:
     """A file, or the latents of one rate below a folder, or its photographs where a codec is given; sorted."""
     if not path.is_dir():
-        if not path.exists():
-            raise LatentFaceError(f"{path}: no such file or folder")
         yield path
         return
     store = store_of(path)

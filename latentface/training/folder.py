@@ -66,11 +66,22 @@ def plain_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
 
 
+def has_settings(config: TrainConfig) -> bool:
+    """Whether the run in `--out` was begun with the same settings."""
+    import yaml
+
+    path = Path(config.out) / SETTINGS_NAME
+    return path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == _kept(config)
+
+
+def _kept(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in plain_settings(config).items() if name != "resume"}
+
+
 def save_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
     import yaml
 
-    settings = plain_settings(config)
-    kept = {name: value for name, value in settings.items() if name != "resume"}
+    settings, kept = plain_settings(config), _kept(config)
     with replacing(folder / SETTINGS_NAME) as temporary:
         temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
     return settings

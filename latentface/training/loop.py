@@ -47,8 +47,11 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     torch.manual_seed(config.seed)
     device = ranks.device(config.device)
     config = setup.settled(config, device, ranks)
+    ranks.agree("--precision", config.precision)
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
+    for name, one in (("train", dataset), ("val", validation)):
+        ranks.agree(f"the set {name}", one and (one.rates, [picture.name for picture in one.pictures]))
     setup.describe(config, dataset, validation, device)
     orders = [setup.build_order(config, one) if one else None for one in (dataset, validation)]
     if ranks.first:
@@ -88,8 +91,11 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             progress, order, journal,
         )  # fmt: skip
         print(f"experiment directory: {folder}", flush=True)
+        if config.resume:
+            print(f"going on after epoch {progress.epoch} of {config.epochs}", flush=True)
         try:
-            fit(run, stop)
+            with ranks.explaining(f"continue with --resume {folder}"):
+                fit(run, stop)
         finally:
             if journal is not None:
                 journal.close()

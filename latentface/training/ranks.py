@@ -7,6 +7,7 @@ that a step is that of one process with the whole batch. Decisions (to stop, to 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,28 @@ class Ranks:
         distributed.all_gather_object(found, value)
         return found
 
+    @contextmanager
+    def explaining(self, remedy: str) -> Iterator[None]:
+        """Raises LatentFaceError in place of what gloo and NCCL raise where another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not _lost(error):
+                raise
+            raise LatentFaceError(
+                f"process {self.rank} of {self.size} (0 to {self.size - 1}) lost another one of the run, whose own "
+                f"line says why if it was not killed; {remedy}"
+            ) from error
+
+    def agree(self, what: str, value: Any) -> None:
+        """Raises LatentFaceError, in every process, where they do not hold the same; `value` by its `repr`."""
+        found = self.gather(hashlib.sha256(repr(value).encode()).hexdigest())
+        if len(set(found)) > 1:
+            others = [rank for rank, checksum in enumerate(found) if checksum != found[0]]
+            raise LatentFaceError(
+                f"process 0 and process {others[0]} differ in {what}: give it by a flag, or the same files to all"
+            )
+
     def copy_first(self, model: nn.Module) -> None:
         """Gives every process the first one's weights and batch statistics."""
         if self.size == 1:
@@ -103,18 +126,15 @@ def joined() -> Iterator[Ranks]:
     ranks = Ranks(_number("RANK"), size, _number("LOCAL_RANK"), _number("LOCAL_WORLD_SIZE", size))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
     try:
-        store = _fresh_store()
-        place: dict[str, Any] = {"store": store, "rank": ranks.rank, "world_size": size} if store else {}
-        distributed.init_process_group(backend, timeout=PATIENCE, **place)
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if ranks.first else nowhere):
+        with (
+            ranks.explaining("start again"),
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(sys.stdout if ranks.first else nowhere),
+        ):
+            store = _fresh_store()
+            place: dict[str, Any] = {"store": store, "rank": ranks.rank, "world_size": size} if store else {}
+            distributed.init_process_group(backend, timeout=PATIENCE, **place)
             yield ranks
-    except RuntimeError as error:
-        if not _lost(error):
-            raise
-        raise LatentFaceError(
-            f"process {ranks.rank} of {size} (0 to {size - 1}) lost another one of the run, whose own line says why if "
-            "it was not killed; continue with --resume and the experiment directory"
-        ) from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

@@ -36,6 +36,7 @@ from latentface.model.retinaface import RetinaFace
 from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
+from latentface.training.folder import has_settings
 from latentface.training.ranks import Ranks, restarted
 from latentface.training.state import STATE_NAME
 from latentface.training.teacher import load_teacher
@@ -44,15 +45,18 @@ from latentface.training.teacher import load_teacher
 def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainConfig:
     """What is left open is decided once, so that a resumed run keeps its arithmetic.
 
-    A run that was stopped before its first state is begun again, in its folder; one that torchrun starts anew goes on.
+    A run that was stopped before its first state is begun again, in its folder; one that torchrun starts anew with the
+    same settings goes on.
     """
-    if restarted() and not config.resume and config.out and (Path(config.out) / STATE_NAME).is_file():
-        config = replace(config, resume=config.out)
     if config.resume and not (Path(config.resume) / STATE_NAME).is_file():
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
-    return replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
+    config = replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
+    if restarted() and config.out and (Path(config.out) / STATE_NAME).is_file() and has_settings(config):
+        print(f"{config.out}: started anew, so it goes on")
+        return replace(config, resume=config.out)
+    return config
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -6,6 +6,8 @@ training mode, gradients included. Two small sums a layer each way, so a few per
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,15 +31,18 @@ class _AddUp(torch.autograd.Function):
 class SharedBatchNorm(nn.BatchNorm2d):
     """[B, C, h, w] -> the same; B may differ between processes."""
 
+    counted = True  # whether this process's pictures are part of the batch, or only there to take part with
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
         values = x.float()
+        weight = float(self.counted)
         number = values.new_tensor([values.numel() / values.shape[1]])
-        sums = _AddUp.apply(torch.cat([values.sum(dim=(0, 2, 3)), number]))
+        sums = _AddUp.apply(weight * torch.cat([values.sum(dim=(0, 2, 3)), number]))
         mean, count = sums[:-1] / sums[-1], sums[-1]
         centred = values - mean[:, None, None]
-        variance = _AddUp.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _AddUp.apply(weight * centred.square().sum(dim=(0, 2, 3))) / count
         self._remember(mean.detach(), (variance * count / (count - 1).clamp(min=1)).detach())
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
@@ -58,3 +63,16 @@ def share_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm
+
+
+@contextmanager
+def counted(model: nn.Module, flag: bool) -> Iterator[None]:
+    """Whether this process's pictures count in the statistics that are shared, inside the block."""
+    shared = [module for module in model.modules() if isinstance(module, SharedBatchNorm)]
+    for module in shared:
+        module.counted = flag
+    try:
+        yield
+    finally:
+        for module in shared:
+            module.counted = True

@@ -26,6 +26,7 @@ from latentface.training.distillation import Distillation
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks
 from latentface.training.schedule import learning_rate_factor
+from latentface.training.shared_norm import counted
 from latentface.training.state import Order, Progress
 
 BAD_IN_A_ROW = 25  # steps, then a run is given up. Float16's scale starts at 2**16: by then it is under 1
@@ -95,17 +96,25 @@ def _backward_all(run: Run, group: list[LatentBatch]) -> Iterator[float]:
     Raises LatentFaceError where a loss is not finite in a precision that has no such limit.
     """
     for number, batch in enumerate(group, 1):
-        losses = compute_losses(run, batch)
-        parts = torch.stack([loss.detach() for loss in losses.values()]).cpu()  # one transfer
-        values = dict(zip(losses, run.ranks.add_up(parts).tolist(), strict=True))
-        if not math.isfinite(values["total"]):
-            _tell(run, batch, values)
-            yield math.inf
+        with _gradients_kept(run, number < len(group)):
+            loss = _backward(run, batch, len(group))
+        yield loss
+        if not math.isfinite(loss):
             return
-        with _gradients_kept(run, number < len(group)):  # what DDP gives is the mean over processes, we want the sum
-            run.scaler.scale(losses["total"] * run.ranks.size / len(group)).backward()
-        run.progress.add(values, pictures=run.batches.shares(run.progress.batch)[0], batches=1)
-        yield sum(values.values()) - values["total"]  # whatever they are weighted with
+
+
+def _backward(run: Run, batch: LatentBatch, batches: int) -> float:
+    """Adds the gradients of one of so many batches of a step; its loss, or infinity, see above."""
+    losses = compute_losses(run, batch)
+    parts = torch.stack([loss.detach() for loss in losses.values()]).cpu()  # one transfer
+    values = dict(zip(losses, run.ranks.add_up(parts).tolist(), strict=True))
+    if not math.isfinite(values["total"]):
+        _tell(run, batch, values)
+        return math.inf
+    # What DDP gives is the mean over processes, we want the sum.
+    run.scaler.scale(losses["total"] * run.ranks.size / batches).backward()
+    run.progress.add(values, pictures=run.batches.shares(run.progress.batch)[0], batches=1)
+    return sum(values.values()) - values["total"]  # whatever they are weighted with
 
 
 def _tell(run: Run, batch: LatentBatch, values: dict[str, float]) -> None:
@@ -157,9 +166,10 @@ def compute_losses(run: Run, batch: LatentBatch) -> dict[str, Tensor]:
     indices = batch.model_indices.to(run.device, non_blocking=True)
     rows, columns = latents.shape[-2:]
     priors = run.model.priors(rows, columns, run.device)
-    with _reading(run), torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32):
-        predictions = run.network(latents, rates, indices, neck=run.distillation is not None)
     counts = run.batches.shares(run.progress.batch)[1] > 0  # else it is a picture of another process's, to take part
+    mixed = torch.autocast(run.device.type, dtype=run.precision, enabled=run.precision != torch.float32)
+    with _reading(run), counted(run.model, counts), mixed:
+        predictions = run.network(latents, rates, indices, neck=run.distillation is not None)
     if not counts:
         predictions, targets = _none_of(predictions), Targets(**_none_of(vars(targets)))
     losses = run.loss(predictions, targets, priors, run.model.priors_per_level(rows, columns))
@@ -184,7 +194,10 @@ def _none_of(values: Any) -> Any:
 
 
 def _gradients_kept(run: Run, more: bool) -> AbstractContextManager[None]:
-    """Of several processes: gradients of all but the last batch of a step wait in each, to be added up once."""
+    """Of several processes: gradients of all but the last batch of a step wait in each, to be added up once.
+
+    DDP decides in the forward pass: both passes belong into the block.
+    """
     if more and isinstance(run.network, DistributedDataParallel):
         return run.network.no_sync()
     return nullcontext()

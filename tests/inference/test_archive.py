@@ -86,7 +86,7 @@ def test_rows_are_what_detect_writes_for_each_latent(
         f"7 inputs in 3 parts, 3 of them written now: {faces} faces, 0 inputs with errors; rows in rows/"
     )
     names = [f"part-0000{number}.{kind}" for number in range(3)]
-    assert sorted(path.name for path in Path("rows").iterdir()) == ["inputs.jsonl", *names, "parts.json"]
+    assert sorted(path.name for path in Path("rows").iterdir()) == ["_inputs.jsonl", "_parts.json", *names]
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -159,7 +159,7 @@ def test_a_run_that_is_started_again_makes_what_is_missing(
     assert [part.stat().st_ino == before[part] for part in (parts[0], parts[2])] == [True, True]
     assert not list(Path("rows").glob(".part*"))
     assert detect(*words) == 0
-    assert "0 of them written now: 0 faces" in capsys.readouterr().out
+    assert "7 inputs in 4 parts, all of which were there already" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -178,12 +178,12 @@ def test_other_work_in_the_same_folder_is_refused(
         assert detect(*rows, *words, inputs=str(drawn_dataset / inputs / "latent")) == 2
         assert capsys.readouterr().err == f"latentface: error: {message}\n"
     assert {path: path.read_bytes() for path in Path("rows").iterdir()} == before
-    Path("rows/parts.json").unlink()
+    Path("rows/_parts.json").unlink()
     assert detect(*rows) == 2
-    assert "rows: has parts but no parts.json that says what of" in capsys.readouterr().err
-    Path("rows/parts.json").write_text("{}")
+    assert "rows: has parts but no _parts.json that says what of" in capsys.readouterr().err
+    Path("rows/_parts.json").write_text("{}")
     assert detect(*rows) == 2
-    assert "rows/parts.json: not the description of an archive" in capsys.readouterr().err
+    assert "rows/_parts.json: not the description of an archive" in capsys.readouterr().err
 
 
 def test_a_worker_killed_half_way_loses_and_doubles_nothing(
@@ -242,7 +242,7 @@ def test_a_part_whose_workers_die_is_named_and_the_others_are_finished(
 
     monkeypatch.setattr(archive, "run_items", fail_the_second)
     assert detect("--rows", "jsonl", "--part", "3", "--out", "rows") == 2
-    third = json.loads(Path("rows/inputs.jsonl").read_text().splitlines()[3])
+    third = json.loads(Path("rows/_inputs.jsonl").read_text().splitlines()[3])
     message = capsys.readouterr().err
     assert message.startswith(
         "latentface: error: rows/part-00001.jsonl: the process at work on it died 3 times (out of memory?); it holds 3 "
@@ -255,7 +255,7 @@ def test_a_part_whose_workers_die_is_named_and_the_others_are_finished(
 def test_the_list_of_inputs_is_not_held_in_memory(tmp_path: Path) -> None:
     names = (Path(f"picture_{number:06d}/latent_75.npy") for number in range(20_000))
     tracemalloc.start()
-    parts, _ = archive._cut(names, 100, tmp_path / "inputs.jsonl")
+    parts, _ = archive._cut(names, 100, tmp_path / "_inputs.jsonl")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300_000  # bytes; the paths alone would be millions

@@ -75,7 +75,7 @@ def detect(inputs: str, more: list[str], kill: bool) -> dict[str, object]:
     found = {
         "command": " ".join(["latentface detect ARCHIVE --rows jsonl --batch_size 64 --out OUT", *more]),
         "exit_status": process.returncode,
-        "inputs": json.loads((out / "parts.json").read_text())["inputs"],
+        "inputs": json.loads((out / "_parts.json").read_text())["inputs"],
         "rows": len(rows),
         "distinct": len({row["latent"] for row in rows}),
         "errors": sum(row["error"] is not None for row in rows),
@@ -92,9 +92,9 @@ def detect(inputs: str, more: list[str], kill: bool) -> dict[str, object]:
 
 
 def _half_done(out: Path) -> bool:
-    if not (out / "parts.json").exists():
+    if not (out / "_parts.json").exists():
         return False
-    about = json.loads((out / "parts.json").read_text())
+    about = json.loads((out / "_parts.json").read_text())
     return 2 * len(list(out.glob("part-*.jsonl"))) * about["settings"]["part"] >= about["inputs"]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_tree
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
 from latentface.data.batches import EpochBatches
 from latentface.errors import LatentFaceError
@@ -25,6 +25,7 @@ from latentface.training.distillation import feature_loss, output_loss
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
 from latentface.training.ranks import Ranks, joined
+from latentface.training.shared_norm import counted, share_statistics
 from latentface.training.validation import validate
 
 SETTINGS = {
@@ -104,10 +105,18 @@ def test_death_of_a_process_ends_the_run_with_a_line_and_one_process_can_go_on(r
     done = run(root, root / "killed", fatal=3, batch_size=3)
     assert done.returncode != 0
     assert "process 0 of 2 (0 to 1) lost another one of the run" in done.stderr
+    assert f"continue with --resume {root / 'killed'}" in done.stderr
     progress = read_torch_file(root / "killed" / "state.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == (1, 0)  # the step after it was not saved by all
     train(TrainConfig(**SETTINGS | {"dataset_root": str(root), "resume": str(root / "killed"), "batch_size": 3}))
     assert [row["epoch"] for row in read_rows(root / "killed" / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_restart_does_not_take_over_another_run(root: Path, two: tuple[Path, str]) -> None:
+    done = run(root, two[0], "--sync_bn", restarts=1, lr=0.5)
+    assert done.returncode != 0
+    assert "already holds a run" in done.stderr
+    assert load_checkpoint(two[0] / "weight_final.pth").facts["training"]["lr"] == 0.001
 
 
 def test_torchrun_brings_it_back(root: Path, two: tuple[Path, str]) -> None:
@@ -213,3 +222,30 @@ def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(LatentFaceError, match="WORLD_SIZE='two' is no number"), joined():
         pass
+
+
+def test_a_picture_that_does_not_count_leaves_shared_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes by turns: what the first one adds up is added to what the second one gives."""
+    generator = torch.Generator().manual_seed(0)
+    batch, guest = torch.randn(3, 4, 5, 5, generator=generator), torch.randn(1, 4, 5, 5, generator=generator) + 9
+    alone = nn.BatchNorm2d(4).train()
+    expected = alone(batch)
+    sums: list[Tensor] = []
+    monkeypatch.setattr(distributed, "all_reduce", lambda total: sums.append(total.clone()))
+    model = nn.Sequential(nn.BatchNorm2d(4)).train()
+    share_statistics(model)
+    assert torch.allclose(model(batch), expected, atol=1e-6)
+    others = iter(list(sums))
+    monkeypatch.setattr(distributed, "all_reduce", lambda total: total.add_(next(others)))
+    model[0].reset_running_stats()
+    with counted(model, False):
+        model(guest)
+    assert torch.allclose(model[0].running_mean, alone.running_mean, atol=1e-6)
+    assert torch.allclose(model[0].running_var, alone.running_var, atol=1e-6)
+
+
+def test_processes_that_differ_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Ranks(0, 2)
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: [value, "another"])
+    with pytest.raises(LatentFaceError, match="process 0 and process 1 differ in --precision"):
+        two.agree("--precision", "float32")
