@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from latentface.errors import LatentFaceError
+from latentface.evaluation.report import STYLES
 from latentface.files import replacing
 
 Row = dict[str, Any]
@@ -61,19 +63,18 @@ def draw_curves(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, precision = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for name, label in (
-        ("loss", "total"),
-        ("loss_classes", "classes"),
-        ("loss_boxes", "boxes"),
-        ("loss_landmarks", "landmarks"),
-    ):
-        losses.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
+    names = [
+        name for name in ("loss", "loss_classes", "loss_boxes", "loss_landmarks") if any(row[name] for row in rows)
+    ]
+    for name, (colour, marker) in zip(names, STYLES, strict=False):
+        label = name.partition("_")[2] or "total"
+        losses.plot(epochs, [row[name] for row in rows], color=colour, marker=marker, markersize=4, label=label)
     losses.set(title="Training loss", xlabel="epoch", ylabel="loss per positive prior", yscale="log")
     losses.legend()
     scored = [row for row in rows if row.get("val_ap")]
-    for rate in scored[-1]["val_ap"] if scored else ():
+    for rate, (colour, marker) in zip(scored[-1]["val_ap"] if scored else (), cycle(STYLES), strict=False):
         points = [(row["epoch"], row["val_ap"][rate]) for row in scored]
-        precision.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"rate {rate}")
+        precision.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=f"rate {rate}")
     precision.set(title="Validation AP, IoU 0.5, all faces", xlabel="epoch", ylabel="AP", ylim=(0, 1))
     if scored:
         precision.legend()

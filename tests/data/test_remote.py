@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -106,6 +107,44 @@ def test_a_store_knows_names_rates_and_places(kind, memory, tmp_path):
     if kind == "packed":
         assert store.shape("drawn_1_3", 25) == (256, 8, 8)
         assert not (tmp_path / "blobs").exists()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ["a", "b", "c"],
+        [[1], [2], [3]],
+        [-8, -8, 256],
+        [1.5, 2.5, 3],
+        [10**400, 1, 1],
+        [True, 8, 256],
+        [8, 256],
+        7,
+        [1 << 20] * 3,
+    ],
+)
+def test_a_strangers_shapes_are_looked_at(shape, packed, tmp_path):
+    """The beginning of a shard with the right checksum, of which one latent has a shape that none has."""
+    root = tmp_path / "strange"
+    shutil.copytree(packed / "train", root / "train")
+    path = root / "train" / "shard_00000.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    next(entry for name, entry in header.items() if name != "__metadata__")["shape"] = shape
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    about = json.loads((root / "train" / "pack.json").read_text())
+    about["shards"][0] |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (root / "train" / "pack.json").write_text(json.dumps(about))
+    system = fsspec.filesystem("memory")
+    system.put(str(root), "/strange", recursive=True)
+    try:
+        with pytest.raises(LatentFaceError, match=r"shard_00000\.safetensors: ") as raised:
+            open_store(local("memory://strange/train", Cache(tmp_path / "cache", 10**7)))
+        assert "\n" not in str(raised.value)
+    finally:
+        system.rm("/strange", recursive=True)
 
 
 def test_what_changes_behind_the_url_is_seen(memory, tmp_path):
