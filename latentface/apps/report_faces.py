@@ -12,6 +12,7 @@ from latentface.apps.report_attributes import attributes_of
 from latentface.boxes import xywh_to_xyxy
 from latentface.data.labels import PictureLabels
 from latentface.data.latents import NestedLatentWiderFaceDataset, Picture
+from latentface.data.mirror import local, local_file
 from latentface.data.stores import find_labels, latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
@@ -106,14 +107,16 @@ def _predictions(evaluation: Path, rate: str, recorded: dict[str, Any]) -> dict[
 def _dataset(evaluation: Path, content: dict[str, Any], rate: int, split: str) -> NestedLatentWiderFaceDataset:
     """The set as it was evaluated; files older than the settings of it had the usual ones."""
     data = {**USUAL_DATA, **_recorded_data(evaluation, content)}
-    place = latent_folder(Path(split or str(content["protocol"].get("set", ""))))
+    place = latent_folder(local(split or str(content["protocol"].get("set", ""))))
     if split or "latent_dir" not in data:
         data |= {"latent_dir": str(place), "label_file": ""}
+    data["latent_dir"] = str(local(data["latent_dir"]))
     if not Path(data["latent_dir"]).is_dir():
         raise LatentFaceError(
             f"{evaluation}: the set that it judged is not at {data['latent_dir']}; say where with --sets NAME=SPLIT"
         )
-    data["label_file"] = data["label_file"] or find_labels(Path(data["latent_dir"]))
+    labels = data["label_file"]
+    data["label_file"] = local_file(labels) if labels else find_labels(Path(data["latent_dir"]))
     return open_set(data, rate)
 
 

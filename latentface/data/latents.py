@@ -26,7 +26,7 @@ from latentface.data.batches import LatentSample, SampleKey
 from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
-from latentface.data.mirror import local, local_file
+from latentface.data.mirror import local, local_file, shown
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import find_pictures, read_picture, render
 from latentface.data.sizes import LabelFrame
@@ -88,12 +88,14 @@ class NestedLatentWiderFaceDataset(Dataset):
             self.notes.append(f"{len(pairs) - len(self.pictures)} pictures have no rate of {wanted}: left out")
         if not self.pictures:
             raise LatentFaceError(
-                f"{self.latent_dir}: no latent of rate {', '.join(map(str, self.rates))}; there are "
+                f"{shown(self.latent_dir)}: no latent of rate {', '.join(map(str, self.rates))}; there are "
                 f"{', '.join(map(str, available_rates(self.latent_dir))) or 'none'}"
             )
         strides = {picture.row.stride for picture in self.pictures if picture.row}
         if len(strides) > 1:
-            raise LatentFaceError(f"{self.latent_dir}: latents of strides {sorted(strides)}: keep one stride per set")
+            raise LatentFaceError(
+                f"{shown(self.latent_dir)}: latents of strides {sorted(strides)}: keep one stride per set"
+            )
         self.stride = strides.pop() if strides else self.store.stride or self.stride
         self._note_dropped()
         self._note_wrong_frame()

@@ -62,6 +62,7 @@ def test_evaluate_and_detect_give_what_they_give_of_local_files(packed, drawn_da
     assert here["rates"]["75"]["all"] == there["rates"]["75"]["all"]
     assert there["protocol"]["set"] == there["data"]["latent_dir"] == f"{packed}/val"
     assert there["data"]["label_file"] == f"{packed}/val/labels.txt"
+    assert main(["report", "of_packed", "--out", "report"]) == 0  # reads the set again, for what was missed
     results = sorted(Path("of_here/found").glob("*.json"))
     assert len(results) == 3
     for path in results:
