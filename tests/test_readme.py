@@ -83,6 +83,11 @@ def test_figures_of_the_weights_are_those_of_the_record(label: str) -> None:
     assert f"reaches {ways['published detector on originals']['0']['all']['ap']:.3f} on the uncompressed" in README
 
 
+def test_what_int8_loses_is_that_of_the_record() -> None:
+    ap = json.loads((REPOSITORY / "records" / "int8.json").read_text())["ap"]
+    assert f"lose {100 * (ap['float32'] - ap['int8']):.1f} points of AP by int8" in README
+
+
 def test_bits_saved_are_those_of_the_record() -> None:
     differences = json.loads((REPOSITORY / "records" / "experiment.json").read_text())["differences"]
     found = {(row["name"], row["anchor"]): row["bd_rate"] for row in differences}

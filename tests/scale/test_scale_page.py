@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
-from scale_page import PAGE, PLACE, RECORD, filled, growth, order, processes, store
+from scale_page import PAGE, PLACE, RECORD, far, filled, growth, order, processes, store
 
 
 def test_the_tables_are_those_of_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert PLACE.search(text)
     assert filled(text, json.loads(RECORD.read_text())) == text, "python tests/scale/scale_page.py writes it anew"
+
+
+def few_and_far(memory: int, start: float) -> dict[str, float]:
+    return {"highest_memory_of_any_run_mb": memory, "start_seconds": start}
 
 
 def test_tables_by_hand() -> None:
@@ -21,6 +25,14 @@ def test_tables_by_hand() -> None:
         "| windows of shards | 0.512 | 0.600 |",
     ]
     assert store({"rows": {"local": {"samples_per_second": [30.4, 10.0, 20.0]}}})[2:] == ["| local | 30 | 20 | 10 |"]
+    section = {"rows": {"1000": few_and_far(700, 4.0), "3000": few_and_far(710, 5.0)}}  # 5 KB and 0.5 ms a picture
+    assert far(section, {"seconds": 0.08, "pictures": 8})[2:] == [  # 10 ms a latent
+        "| packed as int8, one rate | 256 x 40 x 40 bytes a latent | 0.41 TB | 40.96 TB |",
+        "| detection | 10.0 ms on two cores | 2.78 hours of such a machine | 277.78 hours of such a machine |",
+        "| its price | at 0.04 dollars for a core and hour | 0.222 dollars | 22.222 dollars |",
+        "| index and labels in memory of each process | 5.0 KB a picture | 5 GB | 500 GB |",
+        "| start of a training | 0.50 ms a picture | 0.139 hours | 13.889 hours |",
+    ]
     rows = {"1": {"pictures_per_second": [10.0, 12.0], "val_ap": {"75": 0.5}}}
     assert processes({"rows": rows, "ratio": 1.5})[2:] == [
         "| 1 | 10.0, 12.0 | 0.5000 |",
