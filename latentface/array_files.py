@@ -15,6 +15,8 @@ from latentface.torch_file import read_torch_content
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 LARGEST_HEADER = 100 << 20  # bytes; safetensors' own limit
 LONGEST_NPY_HEADER = 512  # bytes
+SMALL_ENTRY = 64 << 20  # bytes of an entry of a .npz: the float32 latent of 4096 x 4096 pixels
+MOST_PACKED = 100  # times that a larger one may be packed; zeros reach a thousand
 
 
 def kind_of(path: Path) -> str:
@@ -95,10 +97,22 @@ def _read_npy(path: Path) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as content:
+            for member in content.infolist():
+                _refuse_hollow(member, path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise LatentFaceError(f"{path}: not NumPy arrays of numbers, or damaged ones") from error
+
+
+def _refuse_hollow(member: zipfile.ZipInfo, path: Path) -> None:
+    """A large entry that unpacks to far more than it takes is no latent; small ones may be mostly zeros."""
+    if member.file_size > max(SMALL_ENTRY, MOST_PACKED * member.compress_size):
+        raise LatentFaceError(
+            f"{path}: {member.filename[:80]!r} unpacks {member.compress_size} bytes to {member.file_size}: no latent; "
+            "write it as .npy"
+        )
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

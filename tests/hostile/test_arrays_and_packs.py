@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentface import Detector
+from latentface.array_files import read_arrays
 from latentface.cli import main
 from latentface.data.packed import PackedStore
 from latentface.data.stores import LARGEST_LATENT, read_latent
@@ -276,3 +279,23 @@ def test_values_of_a_pack_that_are_not_finite_stop_an_evaluation(drawn_dataset, 
     ]
     assert main(["evaluate", *arguments]) == 2
     assert f"NaN or infinite values in a latent of {name}" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_mostly_air_is_refused_before_it_is_unpacked(tmp_path: Path, little_memory) -> None:
+    np.savez_compressed(tmp_path / "air.npz", np.zeros((256, 512, 1024), np.float32))  # 512 MB in half a megabyte
+    with (
+        little_memory(),
+        pytest.raises(LatentFaceError, match=r"air\.npz: 'arr_0\.npy' unpacks \d+ bytes to 536871040"),
+    ):
+        read_arrays(tmp_path / "air.npz")
+
+
+def test_an_array_that_claims_more_than_its_entry_holds_is_refused(tmp_path: Path, little_memory) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": (256, 1 << 14, 1 << 14)}
+    )
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive:
+        archive.writestr("arr_0.npy", buffer.getvalue() + bytes(64))
+    with little_memory(), pytest.raises(LatentFaceError, match=r"claim\.npz: not NumPy arrays of numbers, or damaged"):
+        read_arrays(tmp_path / "claim.npz")
