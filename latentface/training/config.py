@@ -36,6 +36,7 @@ class TrainConfig:
     model: str = option("resnet50", "backbone", choices=BACKBONES)
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
     no_wandb: bool = option(False, "do not log to Weights & Biases")
+    tensorboard: bool = option(False, "write event files for TensorBoard into the experiment directory")
     freeze: bool = option(False, "keep the backbone's weights as they are")
     weight: str = option("", "checkpoint or state dict to start from")
 

@@ -1,4 +1,5 @@
-"""What a run leaves behind beside its weights: metrics.jsonl, a picture of its curves, Weights & Biases."""
+"""What a run leaves behind beside its weights: metrics.jsonl and a picture of its curves; Weights & Biases and
+TensorBoard get the same numbers and picture."""
 
 from __future__ import annotations
 
@@ -19,23 +20,32 @@ Row = dict[str, Any]
 class Journal:
     """One row per epoch. Rows of epochs that a resumed run will repeat are dropped."""
 
-    def __init__(self, folder: Path, *, epochs_done: int, settings: Row, use_wandb: bool) -> None:
+    def __init__(
+        self, folder: Path, *, epochs_done: int, settings: Row, use_wandb: bool, use_tensorboard: bool = False
+    ) -> None:
         self.path = folder / "metrics.jsonl"
         self.picture = folder / "curves.png"
         self.rows = [row for row in read_rows(self.path) if row["epoch"] <= epochs_done]
         _write(self.path, self.rows)
         self.wandb = _start_wandb(folder, settings) if use_wandb else None
+        self.tensorboard = _start_tensorboard(folder, epochs_done) if use_tensorboard else None
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
         _write(self.path, self.rows)
         draw_curves(self.rows, self.picture)
         if self.wandb is not None:
-            self.wandb.log(row)
+            import wandb
+
+            self.wandb.log(row | {"curves": wandb.Image(str(self.picture))})
+        if self.tensorboard is not None:
+            _show(self.tensorboard, row, self.picture)
 
     def close(self) -> None:
         if self.wandb is not None:
             self.wandb.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -86,6 +96,30 @@ def draw_curves(rows: list[Row], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _start_tensorboard(folder: Path, epochs_done: int) -> Any:
+    """A writer of event files in `folder/tensorboard`; what a resumed run will repeat does not count any more."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise LatentFaceError("--tensorboard: not installed; pip install tensorboard, or leave the flag out") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1 if epochs_done else None)
+
+
+def _show(writer: Any, row: Row, picture: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for name, value in row.items():
+        if isinstance(value, dict):  # AP by rate
+            for rate, ap in value.items():
+                writer.add_scalar(f"{name}/{rate}", ap, row["epoch"])
+        else:
+            writer.add_scalar(name, value, row["epoch"])
+    with Image.open(picture) as curves:
+        writer.add_image("curves", np.asarray(curves.convert("RGB")), row["epoch"], dataformats="HWC")
+    writer.flush()
 
 
 def _start_wandb(folder: Path, settings: Row) -> Any:

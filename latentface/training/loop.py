@@ -84,7 +84,13 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         journal = None
         if ranks.first:
             settings = save_settings(config, folder)
-            journal = Journal(folder, epochs_done=progress.epoch, settings=settings, use_wandb=not config.no_wandb)
+            journal = Journal(
+                folder,
+                epochs_done=progress.epoch,
+                settings=settings,
+                use_wandb=not config.no_wandb,
+                use_tensorboard=config.tensorboard,
+            )
         run = Run(
             config, ranks, folder, device, precision, dataset, validation, batches, loader, model,
             ranks.spread(model, device), average, setup.build_loss(config, ranks), distillation, optimizer, scaler,

@@ -379,6 +379,20 @@ def test_wandb_logs_offline_without_a_login(
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def test_tensorboard_has_the_numbers_and_the_picture_of_the_run(drawn_dataset: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = train(config(drawn_dataset, tmp_path / "run", epochs=1, tensorboard=True))
+    train(config(drawn_dataset, folder, resume=str(folder), epochs=2, tensorboard=True))
+    events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    rows = read_rows(folder / "metrics.jsonl")
+    for name in ("loss", "lr", "pictures_per_second"):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+    assert [event.value for event in events.Scalars("val_ap/75")] == pytest.approx([r["val_ap"]["75"] for r in rows])
+    assert [event.step for event in events.Images("curves")] == [1, 2]
+
+
 def test_wandb_missing_is_said_in_one_line(
     drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
