@@ -126,6 +126,8 @@ def mirror_of(folder: Path) -> Mirror | None:
 
 def shown(path: str | Path) -> str:
     """How to name a file or folder to the user: by its URL where it is a mirror's."""
+    if not _mirrors and not _files:
+        return str(path)
     path = Path(path)
     for folder in (path, *path.parents):
         if mirror := _mirrors.get(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,11 +113,14 @@ def test_death_of_a_process_ends_the_run_with_a_line_and_one_process_can_go_on(r
     assert [row["epoch"] for row in read_rows(root / "killed" / "metrics.jsonl")] == [1, 2]
 
 
-def test_a_restart_does_not_take_over_another_run(root: Path, two: tuple[Path, str]) -> None:
-    done = run(root, two[0], "--sync_bn", restarts=1, lr=0.5)
-    assert done.returncode != 0
-    assert "already holds a run" in done.stderr
-    assert load_checkpoint(two[0] / "weight_final.pth").facts["training"]["lr"] == 0.001
+def test_a_restart_does_not_take_over_another_run(
+    root: Path, two: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    same = TrainConfig(**SETTINGS | {"dataset_root": str(root), "out": str(two[0]), "sync_bn": True})
+    assert setup.settled(same, torch.device("cpu"), Ranks(0, 2)).resume == str(two[0])
+    with pytest.raises(LatentFaceError, match="already holds a run"):
+        train(replace(same, lr=0.5))
 
 
 def test_torchrun_brings_it_back(root: Path, two: tuple[Path, str]) -> None:
