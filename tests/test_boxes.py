@@ -74,13 +74,18 @@ def test_clip_leaves_its_argument_alone():
         ((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5), 1.0),
         ((0, 0, 0.25, 0.5), (0, 0, 0.5, 0.25), 1 / 3),
         ((3, 0, 3, 7), (3, 0, 3, 9), 0.0),  # two lines
-        ((0, 0, 2, 2), (8, 2, 2, 8), 0.0),  # left and right exchanged: areas of 4 and -36
     ],
 )
 def test_intersection_over_union(first, second, expected):
     a, b = np.array([first], np.float32), np.array([second], np.float32)
     assert iou_matrix(a, b) == pytest.approx(np.array([[expected]]))
     assert batched_iou(torch.from_numpy(a)[None], torch.from_numpy(b)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pairs_without_a_union_are_0_and_not_what_memory_holds(dtype):
+    first, second = np.array([[0, 0, 2, 2]] * 8, dtype), np.array([[8, 2, 2, 8]] * 8, dtype)  # areas of 4 and -36
+    assert iou_matrix(first, second).tolist() == [[0] * 8] * 8
 
 
 @given(some_boxes, some_boxes)

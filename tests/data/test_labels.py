@@ -132,6 +132,10 @@ def test_names_with_spaces(tmp_path):
     ]
 
 
+def test_a_name_of_digits_ends_the_rows_before_it(tmp_path):
+    assert list(labels_of(tmp_path, "a.jpg\n1 2 3 4\n1015\n1\n5 6 7 8\n")) == ["a", "1015"]
+
+
 def test_an_empty_file_has_no_pictures(tmp_path):
     assert labels_of(tmp_path, "\n \n") == {}
 
@@ -142,6 +146,8 @@ def test_boxes_without_area_are_dropped_and_counted(tmp_path):
     )
     assert found["a"].boxes.tolist() == [[1, 2, 4, 6]]
     assert found["a"].dropped == 2
+    plain = labels_of(tmp_path, "# a.jpg\n1 2 0 4\n1 2 0.5 4\n")["a"]
+    assert (plain.boxes.tolist(), plain.dropped) == ([[1, 2, 1.5, 6]], 1)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +163,8 @@ def test_boxes_without_area_are_dropped_and_counted(tmp_path):
         ("# a.jpg\n1 2 nan 4\n", 2, "NaN"),
         ("# a.jpg\n1 2 inf 4\n", 2, "infinite"),
         ("# a.jpg\n1 2 3 1e39\n", 2, "larger than any picture"),
+        ("# a.jpg\n1 2 3 99999994\n", 2, "larger than any picture"),
+        ("1 2\n0\n", 1, "belongs to no name"),
         ("a.jpg\n2\n1 2 3 4\n", 2, "the count says 2 faces, but 1 rows follow"),
         ("a.jpg\n2\n1 2 3 4\nb.jpg\n1\n1 2 3 4", 2, "but 1 rows follow"),
         ("a.jpg\n" + "9" * 5000 + "\n1 2 3 4\n", 2, "but 1 rows follow"),
@@ -209,6 +217,7 @@ def test_written_retinaface_rows_have_twenty_columns_unless_ignored(tmp_path):
     assert lines[0] == "# a.jpg"
     assert lines[1].startswith("1.00 2.00 3.00 4.00 20.00 30.00 0 40.00 30.00 0 ")
     assert len(lines[1].split()) == 20
+    assert lines[1].endswith(" 38.00 50.00 0 1")
     assert lines[2] == f"1.00 2.00 3.00 4.00 {UNKNOWN} 0 1"
     assert lines[3:] == ["# b"]
 
@@ -306,6 +315,26 @@ def test_shifted():
     moved = make([[20, 30, 60, 70]], [POINTS]).shifted(-10, 5)
     assert moved.boxes.tolist() == [[10, 35, 50, 75]]
     assert moved.landmarks[0, 0].tolist() == [10, 35]
+
+
+def test_the_border_of_a_crop():
+    """From 10, 20 to 50, 60: a centre on the left or upper border is inside, one on the right or lower is not."""
+    on_border = [[0, 30, 20, 50], [20, 10, 40, 30], [40, 30, 60, 50], [20, 50, 40, 70]]
+    crop = crop_labels(make(on_border), 10, 20, 40, 40)
+    assert crop.boxes.tolist() == on_border
+    assert crop.ignore.tolist() == [False, False, True, True]
+
+
+def test_little_of_a_face_is_background():
+    boxes = [
+        [43, 30, 63, 50],  # 7 of 20 columns: more than 30 %
+        [40, 30, 90, 50],  # 10 of 50
+        [48, 48, 208, 208],  # 4 of 25,600 pixels
+        [300, 300, 310, 310],  # far away in both directions
+        [52, 21, 53, 59],  # beside it, narrow
+    ]
+    crop = crop_labels(make(boxes), 10, 20, 40, 40)
+    assert (crop.boxes.tolist(), crop.ignore.tolist(), crop.dropped) == ([boxes[0]], [True], 4)
 
 
 def test_faces_of_a_crop():

@@ -51,6 +51,10 @@ def test_average_precision_of_a_curve_that_dips():
     assert average_precision(recall, precision) == pytest.approx(0.25 * 1.0 + 0.75 * 0.6)
 
 
+def test_average_precision_weighs_by_the_step_in_recall():
+    assert average_precision(np.array([0.1, 1.0]), np.array([1.0, 0.5])) == pytest.approx(0.1 * 1.0 + 0.9 * 0.5)
+
+
 def test_average_precision_counts_nothing_beyond_the_recall_reached():
     assert average_precision(np.array([0.4]), np.array([1.0])) == pytest.approx(0.4)
     assert average_precision(np.zeros(0), np.zeros(0)) == 0
@@ -135,8 +139,9 @@ def test_equal_scores_keep_their_order():
 
 
 def test_of_many_equal_scores_the_first_takes_the_face():
-    many = picture([square(0)] * 50, [0.5] * 50, [square(0)])
-    assert evaluate_pictures([many]).precision_curve.tolist() == [1 / rank for rank in range(1, 51)]
+    many = picture([square(100), square(0)] * 25, [0.25, 0.5] * 25, [square(0), square(100)])
+    right = evaluate_pictures([many]).right.tolist()
+    assert [rank for rank, found in enumerate(right) if found] == [0, 25]
 
 
 def test_no_truth_gives_nan_and_no_detection_gives_zero():
@@ -178,6 +183,13 @@ def test_landmark_error_anywhere_in_the_picture():
     assert evaluated([one], min_score=0.26).landmarks().faces == 0
     weak = picture([box], [0.02], [box], landmarks=points, true_landmarks=points)
     assert evaluated([weak]).landmarks().faces == 1
+
+
+def test_landmark_errors_of_one_picture_do_not_mix():
+    boxes, points = [square(0, 20), square(100, 40)], np.zeros((2, 5, 2))
+    off = np.array([[[5.0, 0.0]], [[0.0, 10.0]]]) + points
+    one = picture(boxes, [0.9, 0.9], boxes, landmarks=off, true_landmarks=points)
+    assert evaluated([one]).landmarks().nme == pytest.approx((5 / 20 + 10 / 40) / 2)
 
 
 def test_faces_of_any_height_count_by_default():

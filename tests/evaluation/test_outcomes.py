@@ -167,6 +167,8 @@ def test_bounds_of_judging_are_inclusive() -> None:
     assert judged([face], [0.49], [face], confidence=0.5).miss.tolist() == ["score too low"]
     small = judged([[0, 0, 0.5, 0.5]], [1.0], [[0, 0, 0.5, 0.5], [9, 9, 9.5, 9.5]], confidence=0.5)
     assert (small.counted.tolist(), small.found.tolist()) == ([True, True], [True, False])  # any height by default
+    assert count_by_height([small])["all"].faces == 2
+    assert count_misses([small])["too small"]["all"] == 1
 
 
 def test_heights_belong_to_bands_that_begin_with_their_lower_bound() -> None:

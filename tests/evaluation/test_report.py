@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_two_points_make_a_curve_and_points_without_bits_belong_to_none() -> Non
     assert (found.ap_overlap, found.bpp_overlap) == (1, pytest.approx(1 / 3))  # doublings
 
 
+def test_curves_of_different_ap_are_compared_where_both_are() -> None:
+    """Doublings of bits at equal AP: -2/3 at 0.3, -4/3 at 0.5, straight between."""
+    ours, theirs = curve([0.1, 0.4], [0.25, 0.55]), curve([0.2, 0.8], [0.3, 0.5])
+    found = difference("ours", ours, "theirs", theirs)
+    assert found.bd_rate == pytest.approx(-50)
+    assert found.ap_overlap == pytest.approx(2 / 3)
+
+
+def test_without_the_package_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    with pytest.raises(LatentFaceError, match=r"^report needs bjontegaard: pip install bjontegaard$"):
+        difference("ours", curve([0.1], [0.5]), "theirs", curve([0.1], [0.5]))
+
+
 def test_a_curve_that_only_falls_has_no_rate() -> None:
     found = difference("falls", curve([0.1, 0.2], [0.5, 0.4]), "rises", curve([0.1, 0.2], [0.4, 0.6]))
     assert (found.bd_rate, found.ap_overlap) == (None, 0)
@@ -78,7 +93,10 @@ def test_files_of_one_name_are_judged_alike(tmp_path: Path) -> None:
         content = {"protocol": {"min_height": height}, "rates": {"75": {"all": {"ap": 0.5}, "mean_bpp": 1.0}}}
         (tmp_path / f"{number}.json").write_text(json.dumps(content))
     items = [("a", tmp_path / f"{number}.json") for number in (0, 1)]
-    with pytest.raises(LatentFaceError, match="min_height 10, in another file of a 0: judge them alike"):
+    with pytest.raises(
+        LatentFaceError,
+        match=r"min_height 10, in another file of a 0: judge them alike, or give them names of their own$",
+    ):
         read_curves(items, "all")
 
 

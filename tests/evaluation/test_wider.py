@@ -126,6 +126,9 @@ def test_a_box_is_one_pixel_larger_than_its_numbers(tmp_path):
     write_rows(tmp_path / "found", "a", [[0, 0, 0, 0, 0.9]])  # 1 x 1 pixel: IoU 1/2
     assert evaluate_wider(tmp_path / "found", truth).easy == 1
     assert evaluate_wider(tmp_path / "found", truth, iou=0.51).easy == 0
+    truth = write_truth(tmp_path / "truth", {"a": [[0, 0, 0, 1]]}, same_for_all([[1]]))  # 1 x 2 pixels
+    assert evaluate_wider(tmp_path / "found", truth).easy == 1
+    assert evaluate_wider(tmp_path / "found", truth, iou=0.51).easy == 0
 
 
 def test_a_detection_is_held_against_its_nearest_face_only(tmp_path):
@@ -137,11 +140,12 @@ def test_a_detection_is_held_against_its_nearest_face_only(tmp_path):
 
 
 def test_pictures_without_any_annotated_face_do_not_count(tmp_path):
-    truth = write_truth(tmp_path / "truth", {"a": FACES[:1], "b": []}, same_for_all([[1], []]))
-    write_rows(tmp_path / "found", "a", [[*FACES[0], 0.5]])
-    write_rows(tmp_path / "found", "b", [[*FACES[0], 0.9]])
+    names = {"a": FACES[:1], "b": [], "c": FACES[:1]}
+    truth = write_truth(tmp_path / "truth", names, same_for_all([[1], [], [1]]))
+    for name, score in (("a", 0.5), ("b", 0.9), ("c", 0.4)):
+        write_rows(tmp_path / "found", name, [[*FACES[0], score]])
     curve = evaluate_wider(tmp_path / "found", truth).curves["easy"]
-    assert curve.precision[-1] == 1
+    assert (curve.precision[-1], curve.recall[-1]) == (1, 1)
 
 
 def test_missing_empty_and_unknown_files(tmp_path):
@@ -318,8 +322,8 @@ def test_write_prediction_writes_the_format_best_first(tmp_path):
 
 def test_of_equal_scores_the_first_is_written_first(tmp_path):
     boxes = np.array([[number, 0, number + 1, 1] for number in range(50)])
-    rows = read_predictions(write_prediction(tmp_path, "a/b", boxes, np.full(50, 0.5)).parents[1])["a/b"]
-    assert rows[:, 0].tolist() == list(range(50))
+    write_prediction(tmp_path, "a/b", boxes, np.array([0.25, 0.5] * 25))
+    assert read_predictions(tmp_path)["a/b"][:, 0].tolist() == [*range(1, 50, 2), *range(0, 50, 2)]
 
 
 def test_write_then_read(tmp_path):

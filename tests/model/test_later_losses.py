@@ -124,6 +124,13 @@ def test_an_ignored_face_takes_priors_out_from_an_overlap_of_0_35() -> None:
     assert match_adaptively(priors, one_face(0, 0, 20, 6.9)[0], valid, ~ignore, [2])[0].tolist() == [[0, 0]]
 
 
+def test_ignored_faces_of_every_part_take_priors_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors, "TRUTHS_AT_A_TIME", 1)
+    boxes = torch.cat([corners(PRIORS[[0, 40]]), torch.tensor([[30.0, 30, 62, 62]])])[None]
+    labels, _ = match_adaptively(PRIORS, boxes, torch.ones(1, 3).bool(), torch.tensor([[True, True, False]]), LEVELS)
+    assert (labels[0, 0], labels[0, 40]) == (IGNORED, IGNORED)
+
+
 def test_the_loss_matches_as_it_is_told() -> None:
     truth = Targets(torch.tensor([[[4.0, 4, 20, 24]]]), torch.full((1, 1, 10), math.nan), *one_face(0, 0, 0, 0)[1:])
     adaptive = MultiTaskLoss(matching="atss")._match(PRIORS, truth, LEVELS)
