@@ -229,7 +229,12 @@ def test_a_clock_that_runs_backwards_changes_nothing(root: Path, whole, tmp_path
 
 
 def test_nothing_asks_for_the_time_of_day() -> None:
-    """Durations, limits and names of folders come from the monotonic clock and from numbers."""
+    """Durations, limits and names of folders come from the monotonic clock and from numbers.
+
+    The cache of what was fetched outlives processes: it goes by the times of its files, and may fetch something again.
+    """
     for path in (REPOSITORY / "latentface").rglob("*.py"):
+        if path.name == "cache.py":
+            continue
         text = path.read_text(encoding="utf-8")
         assert not any(word in text for word in ("time.time(", "datetime.now", "today(", "localtime", "st_mtime")), path
