@@ -154,8 +154,8 @@ def _fresh_store() -> distributed.Store | None:
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not (restarted() and shared and _number("GROUP_WORLD_SIZE", 1) == 1):
         return None
-    agent = distributed.TCPStore(os.environ["MASTER_ADDR"], _number("MASTER_PORT"), is_master=False)
-    return distributed.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT')}", agent)
+    shared_store = distributed.TCPStore(os.environ["MASTER_ADDR"], _number("MASTER_PORT"), is_master=False)
+    return distributed.PrefixStore(f"restart {_number('TORCHELASTIC_RESTART_COUNT')}", shared_store)
 
 
 def _number(name: str, default: int = 0) -> int:
