@@ -44,6 +44,12 @@ def whole(root: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(autouse=True)
+def _ctrl_c_counts() -> None:
+    """Whoever starts the tests in the background leaves SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "draw_curves", lambda rows, path: None)  # half the time of these runs
 
