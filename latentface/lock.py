@@ -1,4 +1,4 @@
-"""One writer at a time in a folder, by a lock that the system takes back however the process ends."""
+"""Locks that the system takes back however a process ends: one writer in a folder, turns at a file."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
             os.close(descriptor)
+
+
+@contextmanager
+def turn_at(path: Path) -> Iterator[None]:
+    """Waits until no other process or thread is in such a block for the same file, which is made and stays.
+
+    Where the operating system has no such locks nobody waits.
+    """
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if fcntl is not None:  # closing is not enough where a process was forked off meanwhile
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _take(path: Path, flag: str) -> int:

@@ -23,11 +23,7 @@ from typing import TypeVar
 from latentface.data.remote import download
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, sha256
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may fetch a file twice, which costs time only
-    fcntl = None  # type: ignore[assignment]
+from latentface.lock import turn_at
 
 CACHE_GB = 10.0
 SPARE = 0.1  # of the limit is cleared when room is made, so that this is not done for every small file
@@ -84,9 +80,12 @@ class Cache:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """One thread of one process at a time for a key. Some keys share a lock: who holds one must not ask again."""
+        """One thread of one process at a time for a key. Some keys share a lock: who holds one must not ask again.
+
+        Where there are no locks (Windows) two processes may fetch a file twice, which costs time only.
+        """
         stripe = sum(key.encode()) % STRIPES
-        with _locked(make_folder(self.folder / "locks", "--cache_dir") / str(stripe)):
+        with turn_at(make_folder(self.folder / "locks", "--cache_dir") / str(stripe)):
             yield
 
     @property
@@ -111,7 +110,7 @@ class Cache:
         make_folder(self._blobs, "--cache_dir")
         used = self.folder / "used"
         while True:
-            with _locked(self.folder / "locks" / "all"):
+            with turn_at(self.folder / "locks" / "all"):
                 total = _number(used)
                 if total is None or total + blob.bytes > self.limit:
                     total = self._clear(self.limit - blob.bytes)
@@ -182,18 +181,6 @@ def _verify(blob: Blob, part: Path) -> None:
         raise LatentFaceError(f"{blob.url}: {found} bytes, expected {blob.bytes}; pack or upload it again")
     if blob.sha256 and sha256(part) != blob.sha256:
         raise LatentFaceError(f"{blob.url}: its checksum is not the one of pack.json; pack or upload it again")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            if fcntl is not None:  # closing is not enough where a process was forked off meanwhile
-                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _is_whole(path: Path, blob: Blob) -> bool:

@@ -68,13 +68,12 @@ class Mirror:
                 self.folder.rmdir()
                 self.folder.parent.rmdir()
 
-    def file(self, name: str) -> Path:
-        """A small file of any name."""
+    def fetch(self, name: str) -> None:
+        """A small file of any name, into the folder."""
         with self.cache.lock(self.folder.parent.name):
             make_folder(self.folder, "--cache_dir")
             if not self._fetch(name):
                 raise LatentFaceError(f"{self.url}/{name}: no such file")
-        return self.folder / name
 
     def _fetch(self, name: str) -> bool:
         path = self.folder / name
@@ -108,14 +107,17 @@ def local(place: str | Path, cache: Cache | None = None) -> Path:
 
 
 def local_file(place: str | Path, cache: Cache | None = None) -> Path:
-    """A single file that a user's word names, fetched if it is behind a URL."""
+    """A single file that a user's word names; of a URL freshly fetched the first time."""
     if not is_url(place):
         return Path(place)
     folder, _, name = str(place).rpartition("/")
     if name_problem(name):
         raise LatentFaceError(f"{place}: no name of a file at its end")
-    path = _mirror(folder, cache).file(name)
-    _files[path] = str(place)
+    mirror = _mirror(folder, cache)
+    path = mirror.folder / name
+    if path not in _files:
+        mirror.fetch(name)
+        _files[path] = str(place)
     return path
 
 

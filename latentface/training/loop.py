@@ -27,7 +27,7 @@ from latentface.training.folder import experiment_folder, plain_settings, save_s
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks, joined
 from latentface.training.shared_norm import share_statistics
-from latentface.training.state import Order, Progress, load_state, save_state
+from latentface.training.state import Progress, load_state, save_state
 from latentface.training.step import Run, take_step
 from latentface.training.stopping import StopRequest
 from latentface.training.validation import try_validation, validate
@@ -50,8 +50,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     ranks.agree("--precision", config.precision)
     precision = setup.pick_precision(config.precision, device)
     dataset, validation = setup.open_datasets(config)
-    for name, one in (("train", dataset), ("val", validation)):
-        ranks.agree(f"the set {name}", one and (one.rates, [picture.name for picture in one.pictures]))
+    setup.agree_on_sets(ranks, dataset, validation)
     setup.describe(config, dataset, validation, device)
     orders = [setup.build_order(config, one) if one else None for one in (dataset, validation)]
     if ranks.first:
@@ -74,23 +73,12 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         average = setup.build_average(config, model)
         optimizer = setup.build_optimizer(config, model)
         scaler = setup.build_scaler(device, precision)
-        window = orders[0].window if orders[0] else 0
-        fixed = (config.batch_size, config.accumulate, config.seed, config.model, window)
-        order = Order(tuple(dataset.rates), len(dataset), *fixed)
+        order = setup.fixed_order(config, dataset, orders[0])
         progress = load_state(folder, model, average, optimizer, scaler, order) if config.resume else Progress()
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):
             print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give more --epochs to go on")
             return folder
-        journal = None
-        if ranks.first:
-            settings = save_settings(config, folder)
-            journal = Journal(
-                folder,
-                epochs_done=progress.epoch,
-                settings=settings,
-                use_wandb=not config.no_wandb,
-                use_tensorboard=config.tensorboard,
-            )
+        journal = _open_journal(config, folder, progress) if ranks.first else None
         run = Run(
             config, ranks, folder, device, precision, dataset, validation, batches, loader, model,
             ranks.spread(model, device), average, setup.build_loss(config, ranks), distillation, optimizer, scaler,
@@ -106,6 +94,16 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             if journal is not None:
                 journal.close()
         return folder
+
+
+def _open_journal(config: TrainConfig, folder: Path, progress: Progress) -> Journal:
+    return Journal(
+        folder,
+        epochs_done=progress.epoch,
+        settings=save_settings(config, folder),
+        use_wandb=not config.no_wandb,
+        use_tensorboard=config.tensorboard,
+    )
 
 
 def fit(run: Run, stop: StopRequest) -> None:

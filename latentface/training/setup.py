@@ -38,7 +38,7 @@ from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.folder import has_settings
 from latentface.training.ranks import Ranks, restarted
-from latentface.training.state import STATE_NAME
+from latentface.training.state import STATE_NAME, Order
 from latentface.training.teacher import load_teacher
 
 
@@ -117,6 +117,14 @@ def _open_split(config: TrainConfig, split: str, frame: LabelFrame, crop: int) -
     return dataset
 
 
+def agree_on_sets(
+    ranks: Ranks, train: NestedLatentWiderFaceDataset, validation: NestedLatentWiderFaceDataset | None
+) -> None:
+    """Raises LatentFaceError where the processes of a run do not see the same pictures at the same rates."""
+    for name, dataset in (("train", train), ("val", validation)):
+        ranks.agree(f"the set {name}", dataset and (dataset.rates, [picture.name for picture in dataset.pictures]))
+
+
 def describe(
     config: TrainConfig,
     train: NestedLatentWiderFaceDataset,
@@ -158,6 +166,19 @@ def build_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> S
                 f"{largest[0] / 1e9:.3g} GB are needed; give {needed / 1e9:.3g} or more, or a smaller --window"
             )
     return ShardOrder(dataset.shards, config.seed, config.window)
+
+
+def fixed_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None) -> Order:
+    """What a run that is resumed inside an epoch may not change."""
+    return Order(
+        rates=tuple(dataset.rates),
+        pictures=len(dataset),
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        network=config.model,
+        window=order.window if order else 0,
+    )
 
 
 def _at_hand(dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None) -> tuple[str, ...]:
