@@ -113,7 +113,7 @@ def make_folder(path: str | Path, flag: str, within: str | Path | None = None) -
 
     Raises LatentFaceError where that fails, for a URL, or where links lead out of `within`.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has lost the second slash
         raise LatentFaceError(f"{flag} {path}: a URL, which only `latentface pack` writes to; give a local folder")
     if within is not None and not _within(Path(path), Path(within)):
         raise LatentFaceError(f"{path}: a link in it leads out of {within}; remove the link or give another {flag}")

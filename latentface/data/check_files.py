@@ -43,6 +43,7 @@ class Split:
     excluded: int = 0
     rates: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the pictures examined
     default_stride: int = 16
+    part: bool = False  # only some of the set's pictures are looked at
     _lines: dict[str, int] | None = None
 
     @property
@@ -104,7 +105,9 @@ def open_split(place: Place, stride: int) -> tuple[Split | None, list[Finding]]:
         names = store.names() if place.pictures is None else list(place.pictures)
     except LatentFaceError as error:
         return None, [of_error("error", "unreadable-split", error, place.latent_dir)]
-    split = Split(place.name, store, _label_file(place, findings), default_stride=stride)
+    split = Split(
+        place.name, store, _label_file(place, findings), default_stride=stride, part=place.pictures is not None
+    )
     excluded = _excluded(split, findings)
     split.rows = _manifest(split, findings)
     labels = _labels(split.label_file, findings) if split.label_file else {}

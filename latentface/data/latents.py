@@ -29,6 +29,7 @@ from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, 
 from latentface.data.mirror import local, local_file, shown
 from latentface.data.packed import PackedStore
 from latentface.data.pictures import find_pictures, read_picture, render
+from latentface.data.remote_stores import RemotePack
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
@@ -114,6 +115,15 @@ class NestedLatentWiderFaceDataset(Dataset):
         other = copy.copy(self)
         other.rates, other.crop = (rate,), 0
         other.pictures = [picture for picture in self.pictures if other.rates_of(picture)]
+        return other
+
+    def by_shard(self) -> NestedLatentWiderFaceDataset:
+        """The pictures of one rate in the order that fetches each shard once, where shards come by a network."""
+        if not isinstance(self.store, RemotePack):
+            return self
+        place = {name: number for number, name in enumerate(self.store.names_at(self.rates[0]))}
+        other = copy.copy(self)
+        other.pictures = sorted(self.pictures, key=lambda picture: place[picture.name])
         return other
 
     def part(self, start: int, stop: int) -> NestedLatentWiderFaceDataset:

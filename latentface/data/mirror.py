@@ -60,7 +60,7 @@ class Mirror:
                 self._fetch(f"latent/{LABELS}")
             else:
                 (latent_dir / LABELS).unlink(missing_ok=True)
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # none, or single latents that were fetched
                     latent_dir.rmdir()
             for name in (LABELS, MANIFEST_NAME, EXCLUDE_NAME):
                 self._fetch(name)
@@ -68,12 +68,14 @@ class Mirror:
                 self.folder.rmdir()
                 self.folder.parent.rmdir()
 
-    def fetch(self, name: str) -> None:
-        """A small file of any name, into the folder."""
+    def fetch(self, name: str, *, needed: bool = True) -> Path:
+        """A file of any name, into the folder. Raises LatentFaceError where it is `needed` and not there."""
+        path = self.folder / name
         with self.cache.lock(self.folder.parent.name):
-            make_folder(self.folder, "--cache_dir")
-            if not self._fetch(name):
+            make_folder(path.parent, "--cache_dir")
+            if not self._fetch(name) and needed:
                 raise LatentFaceError(f"{self.url}/{name}: no such file")
+        return path
 
     def _fetch(self, name: str) -> bool:
         path = self.folder / name
@@ -107,17 +109,24 @@ def local(place: str | Path, cache: Cache | None = None) -> Path:
 
 
 def local_file(place: str | Path, cache: Cache | None = None) -> Path:
-    """A single file that a user's word names; of a URL freshly fetched the first time."""
+    """A single file that a user's word names; of a URL freshly fetched the first time.
+
+    A latent of a tree comes with the tree's manifest, which says how its photograph lies in the picture.
+    """
     if not is_url(place):
         return Path(place)
-    folder, _, name = str(place).rpartition("/")
-    if name_problem(name):
+    url = str(place)
+    if name_problem(url.rpartition("/")[2]):
         raise LatentFaceError(f"{place}: no name of a file at its end")
+    in_tree = re.fullmatch(r"(.+)/(latent/[^/\\]+/latent_[0-9]{1,8}\.npy)", url)
+    folder, name = in_tree.groups() if in_tree else url.rsplit("/", 1)
     mirror = _mirror(folder, cache)
     path = mirror.folder / name
     if path not in _files:
+        if in_tree:
+            mirror.fetch(MANIFEST_NAME, needed=False)
         mirror.fetch(name)
-        _files[path] = str(place)
+        _files[path] = url
     return path
 
 

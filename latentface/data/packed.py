@@ -163,6 +163,12 @@ class PackedStore:
         """See `LatentStore.names`."""
         return sorted({key.rpartition("/")[0] for key in self._shard_of})
 
+    def names_at(self, rate: int) -> list[str]:
+        """Pictures that have a rate, shard by shard: the order that reads each file once."""
+        latent = f"latent_{rate}"
+        there = [(shard, *key.rpartition("/")) for key, shard in self._shard_of.items()]
+        return [name for _, name, _, last in sorted(there) if last == latent]
+
     def has(self, name: str, rate: int) -> bool:
         """See `LatentStore.has`."""
         return tensor_name(name, rate) in self._shard_of

@@ -109,6 +109,10 @@ class RemoteTree:
         """See `LatentStore.names`."""
         return sorted({name for name, _ in self.mirror.latents})
 
+    def names_at(self, rate: int) -> list[str]:
+        """Pictures that have a rate, sorted."""
+        return sorted(name for name, there in self.mirror.latents if there == rate)
+
     def has(self, name: str, rate: int) -> bool:
         """See `LatentStore.has`."""
         return (name, rate) in self.mirror.latents

@@ -250,7 +250,10 @@ def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
 
 
 def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Path]:
-    """A file, or the latents of one rate below a folder, or its photographs where a codec is given; sorted."""
+    """A file, or the latents of one rate below a folder, or its photographs where a codec is given.
+
+    Sorted; those of a packed split shard by shard.
+    """
     if not path.is_dir():
         yield path
         return
@@ -264,8 +267,8 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
         wanted = "several rates: give --rate" if rate is None else f"no latent of rate {rate}"
         raise LatentFaceError(f"{shown(path)}: {wanted}; there are {', '.join(map(str, rates))}")
     if store:
-        names = (name for name in store.names() if rate is not None and store.has(name, rate))
-        yield from (path / name / f"latent_{rate}.npy" for name in names)
+        if rate is not None:
+            yield from (path / name / f"latent_{rate}.npy" for name in store.names_at(rate))
         return
     empty = True
     for file in files_below(path):

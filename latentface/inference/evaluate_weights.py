@@ -96,7 +96,7 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
         stale.unlink()
     evaluation, sizes = Evaluation(min_height=config.min_height), set()
     rows = {picture.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
-    for name, size, result in _results(config, detector, dataset):
+    for name, size, result in _results(config, detector, dataset.by_shard()):
         evaluation.add(result)
         sizes.add(size)
         label, row = rows[name]

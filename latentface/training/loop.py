@@ -55,7 +55,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     orders = [setup.build_order(config, one) if one else None for one in (dataset, validation)]
     if ranks.first:
         setup.check_data(config, dataset, validation, orders)
-    model = setup.build_model(config, dataset, orders[0]).to(device)
+    model = setup.build_model(config, dataset, orders[0], ranks).to(device)
     distillation = setup.build_distillation(config, model, device, ranks)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0], ranks.rank, ranks.size)
     loader = setup.build_loader(config, dataset, batches, device)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,6 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from latentface.errors import LatentFaceError
 from latentface.model.predict import pick_device
+
+Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=2)  # of a process that waits for others: the first may be fitting an entry
 
@@ -73,6 +75,14 @@ class Ranks:
         found: list[Any] = [None] * self.size
         distributed.all_gather_object(found, value)
         return found
+
+    def by_first(self, make: Callable[[], Result]) -> Result:
+        """What the first process makes, for all of them; plain values, as they travel pickled."""
+        if self.size == 1:
+            return make()
+        made = [make() if self.first else None]
+        distributed.broadcast_object_list(made, 0)
+        return cast(Result, made[0])
 
     @contextmanager
     def explaining(self, remedy: str) -> Iterator[None]:

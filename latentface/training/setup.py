@@ -222,14 +222,14 @@ def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]
 
 
 def build_model(
-    config: TrainConfig, dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None = None
+    config: TrainConfig, dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None, ranks: Ranks
 ) -> RetinaFace:
     """A model whose normalisation is measured on the training set; weights from ImageNet or from `--weight`.
 
-    Of a set of pixels (stride 1): the picture-input twin.
+    The first process measures for all. Of a set of pixels (stride 1): the picture-input twin.
     """
     pixels = dataset.stride == 1
-    statistics = None if pixels else _statistics(dataset, order)
+    statistics = None if pixels else ranks.by_first(lambda: _statistics(dataset, order))
     model_config = ModelConfig(
         backbone=config.model,
         bridge=config.bridge,

@@ -36,7 +36,7 @@ def validate(
     model.eval()
     found = {}
     for rate in dataset.rates:
-        view = dataset.at_rate(rate)
+        view = dataset.at_rate(rate).by_shard()
         tally = DetectionTally()
         for part in ranks.gather(_tally(model, _own_part(view, config.batch_size, ranks), config, precision, stop)):
             tally.extend(part)
@@ -51,7 +51,7 @@ def try_validation(
     model.eval()
     settings = replace(config, workers=0)  # for a handful of batches, processes are not worth starting
     for rate in dataset.rates:
-        _tally(model, dataset.at_rate(rate).part(0, 2 * config.batch_size), settings, precision)
+        _tally(model, dataset.at_rate(rate).by_shard().part(0, 2 * config.batch_size), settings, precision)
 
 
 def _own_part(dataset: NestedLatentWiderFaceDataset, batch_size: int, ranks: Ranks) -> NestedLatentWiderFaceDataset:

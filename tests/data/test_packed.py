@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +256,16 @@ def test_packing_goes_on_where_it_stopped(drawn_dataset, tmp_path, monkeypatch, 
         for rate in (25, 75)
     )
     assert parts.info.error == pytest.approx(whole.info.error)
+
+
+def test_every_part_of_a_packed_set_is_as_varied_as_the_whole():
+    """Ten events of a hundred pictures, in ten shards: sorted by name each shard would hold one event."""
+    names = [f"{number // 100}--Event_{number:03d}" for number in range(1000)]
+    order = pack_module.mixed(names)
+    assert sorted(order) == names
+    assert pack_module.mixed(reversed(names)) == order
+    of_event = [Counter(name[0] for name in order[start : start + 100]) for start in range(0, 1000, 100)]
+    assert all(len(counts) == 10 and max(counts.values()) <= 25 for counts in of_event)  # of 10 to be expected
 
 
 def test_another_packing_in_the_same_folder_is_refused(drawn_dataset, packed, capsys):

@@ -99,8 +99,9 @@ def test_a_store_knows_names_rates_and_places(kind, memory, tmp_path):
     assert available_rates(latent_dir) == [25, 75]
     assert store.has("drawn_1_3", 25)
     assert not store.has("drawn_1_3", 50)
+    number = sorted(store.names(), key=lambda name: hashlib.sha256(name.encode()).hexdigest()).index("drawn_1_3")
     assert store.place("drawn_1_3", 25) == f"{memory}/{kind}/train/" + (
-        "shard_00003.safetensors: drawn_1_3/latent_25" if kind == "packed" else "latent/drawn_1_3/latent_25.npy"
+        f"shard_0000{number}.safetensors: drawn_1_3/latent_25" if kind == "packed" else "latent/drawn_1_3/latent_25.npy"
     )
     assert shown(latent_dir) == f"{memory}/{kind}/train" + "/latent" * (kind == "tree")
     assert not (tmp_path / "blobs").exists()  # nothing of all this takes a latent
@@ -185,6 +186,22 @@ def test_an_epoch_fetches_every_shard_once(workers, server, tmp_path):
     assert sum(path.stat().st_size for path in (tmp_path / "cache" / "blobs").iterdir()) <= cache.limit
 
 
+def test_what_is_looked_at_in_turn_comes_shard_by_shard(server, tmp_path):
+    """By a cache of one shard and a bit: validation, evaluation and detection take each of them once."""
+    size = (server.folder / "train" / "shard_00000.safetensors").stat().st_size
+    cache = Cache(tmp_path / "cache", int(1.5 * size))
+    dataset = NestedLatentWiderFaceDataset.of_split(local(f"{server.url}/train", cache), rates=(25, 75))
+    sorted_names = [picture.name for picture in dataset.pictures]
+    for rate in (25, 75):
+        view = dataset.at_rate(rate).by_shard()
+        names = [sample.name for sample in view]
+        assert names == dataset.store.names_at(rate)
+        assert [dataset.store.shard_of(name, rate) for name in names] == list(range(7))
+        assert sorted(names) == sorted_names
+    assert dataset.store.names_at(50) == []
+    assert {count for name, count in server.whole.items() if "shard" in name} == {2}  # for each of the rates
+
+
 def test_a_server_may_know_no_ranges(server, tmp_path):
     server.ranges = False
     cache = Cache(tmp_path / "cache", 10**7)
@@ -251,7 +268,7 @@ def test_another_packing_is_not_written_over(memory, drawn_dataset, monkeypatch)
 
 
 def read_first(split: Path) -> None:
-    NestedLatentWiderFaceDataset.of_split(split)[0]
+    NestedLatentWiderFaceDataset.of_split(split).by_shard()[0]
 
 
 def change_pack(memory: str, change) -> None:

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from latentface.cli import main
 from latentface.data import remote
@@ -94,6 +96,23 @@ def test_a_single_latent_may_be_named(bucket, drawn_dataset, weights):
     found = json.loads(Path("out/drawn_2_0_latent_75.json").read_text())
     assert found["latent"] == f"{bucket}/{path}"
     assert found["picture_width"] == 128
+
+
+def test_a_single_latent_comes_with_its_manifest(bucket, packed, weights):
+    """Which says how the photograph lies in the picture; the split may be opened beside it."""
+    import s3fs
+
+    Image.fromarray(np.full((40, 80, 3), 90, np.uint8)).save("wide.png")
+    encode = ["encode", "--images", ".", "--out", "mine/val", "--size", "64", "--rates", "75", "--workers", "1"]
+    assert main(encode) == 0
+    s3fs.S3FileSystem().put("mine", "bucket/mine", recursive=True)
+    place = f"{bucket}/mine/val/latent/wide/latent_75.npy"
+    assert main(["detect", place, "--weight", str(weights), "--out", "out", "--no_pictures"]) == 0
+    one = json.loads(Path("out/wide_latent_75.json").read_text())
+    assert (one["photograph"]["source_width"], one["photograph"]["source_height"]) == (80, 40)
+    words = ["--weight", str(weights), "--rate", "75", "--no_pictures"]
+    assert main(["detect", f"{bucket}/mine/val", *words, "--out", "all"]) == 0
+    assert json.loads(Path("all/wide_latent_75.json").read_text()) == one
 
 
 @pytest.mark.parametrize(
