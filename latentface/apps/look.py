@@ -20,7 +20,7 @@ from latentface.data.stores import read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name
 from latentface.inference.detector import Detector
-from latentface.inference.draw import data_uri, decode_picture, grey, render_latent, strongest
+from latentface.inference.draw import data_uri, decode_picture, decoder_at_hand, grey, render_latent, strongest
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Faces, Thresholds
 from latentface.model.predict import predict
@@ -79,7 +79,8 @@ class Looker:
         else:
             raise LatentFaceError(f"{path}: neither a photograph ({', '.join(sorted(PICTURE_SUFFIXES))}) nor a .npy")
         faces = detector(array, rate, confidence=LOWEST_CONFIDENCE)
-        shown = decode_picture(codec, array, rate, None) if codec else render_latent(array, detector.stride)
+        decoder = codec or decoder_at_hand((codec_name,), array, rate)
+        shown = decode_picture(decoder, array, rate, None) if decoder else render_latent(array, detector.stride)
         height, width = (side * detector.stride for side in array.shape[1:])
         if row is not None:  # the padding is not worth looking at
             shown = shown[: row.content_height, : row.content_width]
@@ -98,7 +99,7 @@ class Looker:
             "shape": list(array.shape),
             "bpp": bpp,
             "bits": bits,
-            "decoded": codec is not None,
+            "seen_as": "decoded" if codec else "preview" if decoder else "channels",
             "faces": plain(faces),
             "picture": png(shown),
             "channels": strongest_channels(array),

@@ -12,12 +12,14 @@ import numpy as np
 
 from latentface.apps.report_attributes import hardships
 from latentface.apps.report_faces import Judged
+from latentface.codecs.base import Decoder
+from latentface.codecs.preview import Preview
 from latentface.data.manifest import source_base
 from latentface.data.pictures import GREY, find_pictures
 from latentface.errors import LatentFaceError
 from latentface.evaluation.outcomes import FALSES, MISSES, Outcome, heights
 from latentface.files import base_name
-from latentface.inference.draw import codec_at_hand, data_uri, decode_picture, place_photograph, render_latent
+from latentface.inference.draw import data_uri, decode_picture, decoder_at_hand, place_photograph, render_latent
 
 QUALITY = 80  # of JPEG
 CROP_SIDE = 128  # pixels, of an enlarged part
@@ -82,10 +84,12 @@ class Backgrounds:
     def _kind(self, name: str) -> str:
         if name in self.photographs:
             return "the photograph"
-        codec = codec_at_hand(self._codec(name))
-        if codec is None:
+        decoder = self._decoder(name)
+        if decoder is None:
             return "the latent itself, its three strongest channels as colours"
-        return "the picture that the detector saw" if codec.name == "pixels" else "the decoded latent"
+        if isinstance(decoder, Preview):
+            return "a preview of the latent, by a linear map"
+        return "the picture that the detector saw" if decoder.name == "pixels" else "the decoded latent"
 
     def _rgb(self, name: str) -> np.ndarray:
         """uint8 [H, W, 3], without padding."""
@@ -95,14 +99,14 @@ class Backgrounds:
             rgb = place_photograph(self.photographs[name], columns * stride, rows * stride, stride, picture.row)
         else:
             array = self.judged.dataset.store.read(name, rate).values
-            codec = codec_at_hand(self._codec(name))
-            rgb = decode_picture(codec, array, rate, picture.row) if codec else render_latent(array, stride)
+            decoder = self._decoder(name)
+            rgb = decode_picture(decoder, array, rate, picture.row) if decoder else render_latent(array, stride)
         return rgb[: picture.row.content_height, : picture.row.content_width] if picture.row else rgb
 
-    def _codec(self, name: str) -> str:
-        row = self.pictures[name].row
-        entry = row.latents.get(int(self.judged.rate)) if row else None
-        return entry.codec if entry else ""
+    def _decoder(self, name: str) -> Decoder | None:
+        row, rate = self.pictures[name].row, int(self.judged.rate)
+        entry = row.latents.get(rate) if row else None
+        return decoder_at_hand((entry.codec if entry else "",), self.judged.dataset.store.read(name, rate).values, rate)
 
 
 def whole(judged: Judged, name: str, backgrounds: Backgrounds) -> Shown:

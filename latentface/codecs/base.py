@@ -56,11 +56,24 @@ class Latent:
     bpp_from: str = ""  # one of the constants above; empty: unknown
 
 
-class Codec(Protocol):
-    """A picture becomes a latent and a latent a picture."""
+class Decoder(Protocol):
+    """A latent becomes a picture."""
 
     name: str
     stride: int
+
+    def usual_model(self, rate: int) -> int | None:
+        """The model index that the codec takes for a rate unless told otherwise; None for a rate it does not know."""
+        ...
+
+    def decode(self, latent: Latent) -> np.ndarray:
+        """Latent -> uint8 [H, W, 3], the padding cut off."""
+        ...
+
+
+class Codec(Decoder, Protocol):
+    """A picture becomes a latent and a latent a picture."""
+
     multiple: int  # sides are padded to multiples of this: the stride, or more where the codec needs it
     rates: tuple[int, ...]  # those that it makes unless told otherwise
 
@@ -77,14 +90,6 @@ class Codec(Protocol):
 
         `pixels`: how many of the picture's pixels the bits are counted on; fewer than all where a part is padding.
         """
-        ...
-
-    def usual_model(self, rate: int) -> int | None:
-        """The model index that the codec takes for a rate unless told otherwise; None for a rate it does not know."""
-        ...
-
-    def decode(self, latent: Latent) -> np.ndarray:
-        """Latent -> uint8 [H, W, 3], the padding cut off."""
         ...
 
 

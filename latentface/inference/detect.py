@@ -24,8 +24,8 @@ from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import (
-    codec_at_hand,
     decode_picture,
+    decoder_at_hand,
     draw_faces,
     place_photograph,
     render_latent,
@@ -383,16 +383,16 @@ def _photograph(row: ManifestRow | None) -> dict[str, object] | None:
 
 
 def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Codec | None) -> np.ndarray:
-    """What to draw over: the photograph, else the decoded latent, else the latent itself."""
+    """What to draw over: the photograph, else the decoded latent or a preview of it, else the latent itself."""
     stride = detector.stride
     height, width = (side * stride for side in source.array.shape[1:])
     if config.image:
         return place_photograph(config.image, width, height, stride, source.row, config.fit)
     if is_picture(source.path):
         return place_photograph(source.path, width, height, stride, source.row)
-    codec = codec or codec_at_hand(source.codec)
-    if codec is not None:
-        return decode_picture(codec, source.array, source.rate, source.row)
+    decoder = codec or decoder_at_hand((source.codec, detector.codec), source.array, source.rate)
+    if decoder is not None:
+        return decode_picture(decoder, source.array, source.rate, source.row)
     return render_latent(source.array, stride)
 
 

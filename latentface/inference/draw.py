@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from latentface.codecs import open_codec
-from latentface.codecs.base import Codec, Latent
+from latentface.codecs.base import Decoder, Latent
+from latentface.codecs.preview import preview_of_jpegai
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import framed_row, read_picture, render
 from latentface.errors import LatentFaceError
@@ -81,12 +83,20 @@ def data_uri(picture: np.ndarray, kind: str, **options: int) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def codec_at_hand(name: str) -> Codec | None:
-    """The codec of that name, if it decodes without any weights."""
-    return open_codec(name) if name in ("dct", "pixels") else None
+def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decoder | None:
+    """What makes a picture of a latent [C, h, w] without more files, by the first of `names` that says its codec.
+
+    Of JPEG AI it is a preview; of an unknown codec too, if it recognises the latent: the documented dataset has no
+    manifest.
+    """
+    name, preview = next((name for name in names if name not in ("", "unknown")), ""), preview_of_jpegai()
+    if name in ("dct", "pixels"):
+        return open_codec(name)
+    wanted = name in ("jpegai", "jpegai-vm") or (not name and preview.recognises(array, rate))
+    return preview if wanted and len(array) == preview.channels else None
 
 
-def decode_picture(codec: Codec, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
+def decode_picture(codec: Decoder, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
     """The picture that a latent holds, whole (with its padding)."""
     entry = row.latents.get(rate) if row else None
     height, width = array.shape[1] * codec.stride, array.shape[2] * codec.stride

@@ -99,7 +99,7 @@ def test_photograph_gives_the_faces_of_its_latent(client) -> None:
 def test_latent_needs_no_codec(client) -> None:
     latent = np.zeros((1, 256, 6, 10), np.float32)
     found = ask(client, "latent_75.npy", npy(latent), codec="jpegai", rate=75).json()
-    assert (found["width"], found["height"], found["decoded"], found["bpp"]) == (160, 96, False, None)
+    assert (found["width"], found["height"], found["seen_as"], found["bpp"]) == (160, 96, "preview", None)
     assert "decode" not in found["milliseconds"]
 
 

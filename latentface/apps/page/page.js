@@ -72,9 +72,11 @@ async function look() {
 function show() {
   by("seen").hidden = false;
   by("picture").src = answer.picture;
-  by("picture-note").textContent = answer.decoded
-    ? `The picture as ${answer.codec} decodes it at rate ${answer.rate}.`
-    : "The latent's three strongest channels as colours: this server cannot decode it.";
+  by("picture-note").textContent = {
+    decoded: `The picture as ${answer.codec} decodes it at rate ${answer.rate}.`,
+    preview: "A preview of the latent, by one linear map: this server was started without the codec's networks.",
+    channels: "The latent's three strongest channels as colours: this server cannot decode it.",
+  }[answer.seen_as];
   by("boxes").setAttribute("viewBox", `0 0 ${answer.width} ${answer.height}`);
   showTimes();
   showBits();
