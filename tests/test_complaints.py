@@ -266,7 +266,7 @@ def test_a_disk_without_room_is_told_beforehand(drawn_dataset, tmp_path, monkeyp
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(pack.shutil, "disk_usage", lambda path: usage(1, 1, 1000))
     line = said(capsys, ["pack", str(drawn_dataset), "--out", str(tmp_path / "packed")], 2)
-    assert "GB are needed and 0.0 GB free: give another --out, fewer --rates or --dtype int8" in line
+    assert "are needed and 1 KB free: give another --out, fewer --rates or --dtype int8" in line
     assert not list((tmp_path / "packed").rglob("*.safetensors"))
 
 

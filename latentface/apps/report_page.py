@@ -29,6 +29,7 @@ from latentface.evaluation.outcomes import (
     count_misses,
 )
 from latentface.evaluation.report import Curves, Difference, rates_of
+from latentface.words import counted
 
 GROUPS = {
     "differ": "Where the runs differ most",
@@ -185,8 +186,9 @@ def _found(run: Judged) -> Iterator[str]:
     outcomes = run.outcomes.values()
     count = count_by_height(outcomes)["all"]
     yield (
-        f"At rate {run.rate} and confidence {run.confidence} it finds {count.found} of {count.faces} faces in "
-        f"{len(outcomes)} pictures, with {count.false} false detections."
+        f"At rate {run.rate} and confidence {run.confidence} it finds {count.found} of "
+        f"{counted(count.faces, 'face')} in {counted(len(outcomes), 'picture')}, with "
+        f"{counted(count.false, 'false detection')}."
     )
     if count.missed:
         misses = {reason: bands["all"] for reason, bands in count_misses(outcomes).items()}

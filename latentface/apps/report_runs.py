@@ -101,7 +101,10 @@ def _split(item: str) -> tuple[str, Path]:
 
 
 def _name(folder: Path) -> str:
-    """Of a run that was given none: its folder's, or the one's above where that says nothing."""
+    """Of a run that was given none: its folder's; where that says nothing the one's above, or the weights'."""
+    if folder == Path(DEFAULT_FOLDER) and (folder / EVALUATION).is_file():  # the one above is where the user is
+        weight = Path(str(read_evaluation(folder / EVALUATION)["protocol"].get("weight", "")))
+        return (weight.resolve().parent.name if _is_training(weight.parent) else weight.stem) or DEFAULT_FOLDER
     folder = folder.resolve()
     says_nothing = folder.name == DEFAULT_FOLDER or folder.name.startswith("seed_")
     return (folder.parent.name if says_nothing else folder.name) or DEFAULT_FOLDER

@@ -13,6 +13,7 @@ from latentface.data.check_boxes import Boxes
 from latentface.data.check_files import Split
 from latentface.data.check_findings import LEVELS, Findings
 from latentface.data.check_latents import Measure, Measured
+from latentface.words import counted
 
 Splits = Mapping[str, tuple[Split, Measured, Boxes]]
 
@@ -63,8 +64,9 @@ def summary(splits: Splits) -> Iterator[str]:
     for name, parts in splits.items():
         of = counts(*parts)
         yield (
-            f"{name}: {of['pictures']} pictures{', packed' * of['packed']}, {of['labelled']} with labels "
-            f"({of['without_faces']} of them without faces), {of['faces']} faces, {of['with_landmarks']} with landmarks"
+            f"{name}: {counted(of['pictures'], 'picture')}{', packed' * of['packed']}, {of['labelled']} with labels "
+            f"({of['without_faces']} of them without faces), {counted(of['faces'], 'face')}, "
+            f"{of['with_landmarks']} with landmarks"
             + f", {of['ignored']} to ignore" * (of["ignored"] > 0)
             + f"; {of['excluded']} excluded" * (of["excluded"] > 0)
             + f"; latents of {of['examined']} examined" * (of["examined"] < of["pictures"])
@@ -73,7 +75,7 @@ def summary(splits: Splits) -> Iterator[str]:
             shape = next(iter(at["shapes"])).replace("x", " x ") + " and others" * (len(at["shapes"]) > 1)
             indices = " and ".join(map(str, at["model_indices"]))
             yield (
-                f"  rate {rate:>3}: {at['latents']} latents, {shape}, "
+                f"  rate {rate:>3}: {counted(at['latents'], 'latent')}, {shape}, "
                 f"{' and '.join(at['dtypes'])}, codec {' and '.join(at['codecs'])}"
                 + f" model {indices}" * bool(indices)
                 + f", standard deviation {at['deviation']:.3g}, up to {at['largest']:.3g}"

@@ -15,6 +15,7 @@ from latentface.data.pictures import drawn, view_name
 from latentface.data.split_writer import SplitWriter
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, split_suffix
+from latentface.words import counted, disk_size
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
@@ -43,9 +44,11 @@ class EncodeSummary:
         """For people."""
         bpp = ", ".join(f"{rate}: {mean:.3f}" for rate, mean in self.bpp.items())
         return [
-            f"{self.pictures} pictures, {self.crops} crops ({self.written} written now), {len(self.skipped)} skipped",
-            f"{self.faces} faces ({self.ignored} to ignore), {self.dropped} boxes dropped for having no visible area",
-            f"bits per pixel {bpp}; {self.megabytes:.1f} MB; {self.seconds:.1f} s",
+            f"{counted(self.pictures, 'picture')}, {counted(self.crops, 'crop')} ({self.written} written now), "
+            f"{len(self.skipped)} skipped",
+            f"{counted(self.faces, 'face')} ({self.ignored} to ignore), {self.dropped} boxes dropped for having no "
+            "visible area",
+            f"bits per pixel {bpp}; {disk_size(1e6 * self.megabytes)}; {self.seconds:.1f} s",
         ]
 
 

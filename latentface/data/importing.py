@@ -29,6 +29,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder
 from latentface.options import option
 from latentface.progress import progress
+from latentface.words import counted
 
 FITS = ("none", "pad", "stretch")
 MOST_PADDING = 4  # cells: what a codec adds to a picture of odd size
@@ -109,9 +110,9 @@ class ImportSummary:
         channels = sorted({count for counts in self.channels.values() for count in counts})
         widths = f", {' and '.join(map(str, channels))} channels" if channels else ""
         return [
-            f"{self.pictures} pictures; latents: {counts} ({self.written} written now{widths}), "
+            f"{counted(self.pictures, 'picture')}; latents: {counts} ({self.written} written now{widths}), "
             f"{len(self.skipped)} skipped",
-            f"{self.faces} faces; {self.unlabelled} pictures without a label",
+            f"{counted(self.faces, 'face')}; {counted(self.unlabelled, 'picture')} without a label",
         ]
 
 

@@ -32,6 +32,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.options import option
 from latentface.progress import progress
+from latentface.words import counted, disk_size
 
 SHARD_BYTES = 128 << 20  # of a shard: large enough to be few, small enough to be held in memory twice
 SAMPLE = 512  # latents of each group that ranges and errors are estimated on
@@ -208,14 +209,15 @@ def _refuse_without_room(
         size, error = _bytes(split, quantiser), _expected_error(split, quantiser, spreads)
         disk, more = places[name].room_needed(size, SHARD_BYTES)
         needed += more
+        rates = f"rate{'s' * (len(split.rates) > 1)} {', '.join(map(str, split.rates))}"
         print(
-            f"{name}: {len(split.keys)} latents of rates {', '.join(map(str, split.rates))}, {size / 1e9:.2f} GB as "
+            f"{name}: {counted(len(split.keys), 'latent')} of {rates}, {disk_size(size)} as "
             f"{quantiser.dtype}; expected {_in_words(error)}"
         )
     free = shutil.disk_usage(disk).free
     if needed * 1.01 > free:
         raise LatentFaceError(
-            f"{disk}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free: give another --out, fewer "
+            f"{disk}: {disk_size(needed)} are needed and {disk_size(free)} free: give another --out, fewer "
             "--rates or --dtype int8"
         )
 
@@ -250,7 +252,8 @@ def _pack_split(split: Split, target: Target, quantiser: Quantiser, spreads: dic
     error = _total(errors)
     target.finish(replace(info, shards=tuple(shards), error=error))
     size = sum(shard.bytes for shard in shards)
-    print(f"{target}: {len(split.keys)} latents in {len(shards)} files, {size / 1e9:.2f} GB; {_in_words(error)}")
+    amount = f"{counted(len(split.keys), 'latent')} in {counted(len(shards), 'file')}, {disk_size(size)}"
+    print(f"{target}: {amount}; {_in_words(error)}")
 
 
 def _in_words(error: dict[str, float]) -> str:

@@ -176,7 +176,8 @@ def markdown(curves: Curves, differences: list[Difference], protocols: list[dict
         of_rate = {point.rate: point for point in points}
         cells = [_cell(of_rate[rate]) if rate in of_rate else "" for rate in rates]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| | against | BD-rate | AP overlap | BD-AP | bits overlap |", "|---|---|---|---|---|---|"]
+    if differences:
+        lines += ["", "| | against | BD-rate | AP overlap | BD-AP | bits overlap |", "|---|---|---|---|---|---|"]
     for one in differences:
         rate = "-" if one.bd_rate is None else f"{one.bd_rate:+.1f} %"
         ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"

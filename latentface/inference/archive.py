@@ -42,6 +42,7 @@ from latentface.lock import sole_writer
 from latentface.machine import cores, keep_memory
 from latentface.model.predict import pick_device
 from latentface.progress import progress
+from latentface.words import counted
 from latentface.workers import Engine, Failure, run_items
 
 # Readers of Parquet folders leave names with an underscore out.
@@ -105,9 +106,10 @@ def run_archive(config: DetectConfig) -> int:
     if failed:
         raise _unfinished(archive, failed, len(missing))
     looked_at = sum(part.length for part in missing)
-    now = f"{len(missing)} of them written now: {counts.faces} faces, {counts.errors} inputs with errors"
+    came_to = f"{counted(counts.faces, 'face')}, {counted(counts.errors, 'input')} with errors"
+    now = f"{len(missing)} of them written now: {came_to}"
     print(
-        f"{sum(part.length for part in parts)} inputs in {len(parts)} parts, "
+        f"{counted(sum(part.length for part in parts), 'input')} in {counted(len(parts), 'part')}, "
         f"{now if missing else 'all of which were there already'}; rows in {config.out}/"
     )
     return 2 if looked_at and counts.errors == looked_at else 0

@@ -38,8 +38,10 @@ from latentface.model.faces import Faces
 from latentface.options import option
 from latentface.overlap import ahead
 from latentface.progress import progress
+from latentface.words import counted
 
 TABLE_ROWS = 50
+MANY_FACES = 300  # in a picture: one in a hundred of WIDER FACE has as many
 ROW_FORMATS = ("jsonl", "parquet")
 
 
@@ -184,12 +186,13 @@ def _run(config: DetectConfig) -> int:
         for source, faces in results:
             looked_at += 1
             faces_found += len(faces)
-            print(_table(source, faces) if len(paths) == 1 else f"{source.name}: {len(faces)} faces")
+            print(_table(source, faces) if len(paths) == 1 else f"{source.name}: {counted(len(faces), 'face')}")
     skipped = len(paths) - looked_at
-    pictures = f"{looked_at} {'picture' if looked_at == 1 else 'pictures'}" + (
-        f", {skipped} skipped" if skipped else ""
-    )
-    print(f"{faces_found} faces in {pictures}; results in {config.out}/")
+    pictures = counted(looked_at, "picture") + (f", {skipped} skipped" if skipped else "")
+    print(f"{counted(faces_found, 'face')} in {pictures}; results in {config.out}/")
+    if faces_found > MANY_FACES * looked_at:
+        mean = faces_found // looked_at
+        print(f"note: {mean} faces a picture: crowds, a low --conf, or a network that knows no faces yet")
     return 0 if looked_at else 2
 
 
@@ -397,7 +400,7 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
 
 
 def _table(source: Source, faces: Faces) -> str:
-    lines = [f"{source.name}: {len(faces)} faces, picture pixels", "score      x1      y1      x2      y2"]
+    lines = [f"{source.name}: {counted(len(faces), 'face')}, picture pixels", "score      x1      y1      x2      y2"]
     for box, score in list(zip(faces.boxes, faces.scores, strict=True))[:TABLE_ROWS]:
         lines.append(f"{score:5.2f} " + " ".join(f"{value:7.1f}" for value in box))
     if len(faces) > TABLE_ROWS:

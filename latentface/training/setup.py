@@ -40,6 +40,7 @@ from latentface.training.folder import has_settings
 from latentface.training.ranks import Ranks, restarted
 from latentface.training.state import STATE_NAME, Order
 from latentface.training.teacher import load_teacher
+from latentface.words import counted
 
 
 def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainConfig:
@@ -137,7 +138,8 @@ def describe(
     for split, dataset in (("train", train), ("val", validation)):
         if dataset is not None:
             faces = sum(len(picture.labels.boxes) for picture in dataset.pictures)
-            print(f"{split}: {len(dataset)} pictures, {faces} faces ({shown(dataset.label_file)})")
+            size = f"{counted(len(dataset), 'picture')}, {counted(faces, 'face')}"
+            print(f"{split}: {size} ({shown(dataset.label_file)})")
             for note in dataset.notes:
                 print(f"  note: {note}")
     if not learns_landmarks(config, train):

@@ -316,6 +316,26 @@ def test_what_a_run_is(tmp_path: Path) -> None:
         find_runs((str(plain.parent), str(tmp_path / "c" / "a" / "evaluation")))
 
 
+def test_a_run_in_the_default_folder_is_named_by_its_weights(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evaluation").mkdir()
+    file, scores = Path("evaluation/evaluation.json"), {"75": {"all": {"ap": 0.5}, "mean_bpp": 1.0}}
+    for weight, name in (("mine/mobilenet_dct.pth", "mobilenet_dct"), ("runs/night/weight_final.pth", "night")):
+        Path("runs/night").mkdir(parents=True, exist_ok=True)
+        Path("runs/night/config.yaml").touch()
+        file.write_text(json.dumps({"protocol": {"name": "AP", "weight": weight}, "rates": scores}))
+        assert [run.name for run in find_runs(("evaluation",))] == [name]
+    file.write_text(json.dumps({"protocol": {"name": "AP"}, "rates": scores}))
+    assert [run.name for run in find_runs(("evaluation",))] == ["evaluation"]
+
+
+def test_one_curve_has_nothing_to_be_held_against(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    one = judged(tmp_path / "a.json", {"12": (0.1, 0.30), "75": (0.7, 0.5)})
+    found = page(f"mine={one}", out=tmp_path / "report")
+    assert "BD-rate" not in capsys.readouterr().out
+    assert not any(caption.startswith("One curve") for caption in found.tables)
+
+
 def test_what_the_page_is_made_of_gets_installed() -> None:
     [data] = re.findall(r"^latentface = \[(.*)\]$", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     installed = {path for pattern in re.findall(r'"(.+?)"', data) for path in (REPOSITORY / "latentface").glob(pattern)}

@@ -277,7 +277,7 @@ def test_another_packing_in_the_same_folder_is_refused(drawn_dataset, packed, ca
 def test_a_full_disk_is_told_beforehand(drawn_dataset, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
-    with pytest.raises(LatentFaceError, match=r"GB are needed and 0.0 GB free: give another --out, fewer --rates"):
+    with pytest.raises(LatentFaceError, match=r"are needed and 1 KB free: give another --out, fewer --rates"):
         run(PackConfig(str(drawn_dataset), out=str(tmp_path / "out")))
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 

@@ -45,6 +45,19 @@ def test_one_latent_gives_table_json_and_picture(
         assert picture.size == (640, 640)  # five times 128
 
 
+def test_hundreds_of_faces_get_a_remark(
+    drawn_dataset: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["detect", str(first_latent(drawn_dataset)), "--weight", str(weights), "--conf", "0", "--no_pictures"]
+    monkeypatch.setattr(detect, "MANY_FACES", 1000)
+    assert main(words) == 0
+    found = len(json.loads(next(Path("detections").glob("*.json")).read_text())["faces"])
+    assert "note" not in capsys.readouterr().out
+    monkeypatch.setattr(detect, "MANY_FACES", found - 1)
+    assert main(words) == 0
+    assert f"note: {found} faces a picture: crowds, a low --conf, or a network" in capsys.readouterr().out
+
+
 def test_folder_needs_a_rate_where_the_model_knows_two(
     drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
