@@ -18,6 +18,12 @@ from latentface.cli import COMMANDS
 from latentface.model.config import BRIDGE_ENTERS, fits
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
 SCRIPTS = {"train_retinaface.py": "train", "train.py": "train", "detection.py": "detect"}
 
 
@@ -36,17 +42,23 @@ def test_commands_have_the_flags_that_the_readme_gives_them(words: list[str]) ->
     assert {word for word in words if word.startswith("--")} <= known
 
 
+def headings_of(text: str) -> set[str]:
+    return {re.sub(r"[^a-z]+", "-", line.lower()) for line in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+
+
 def test_links_lead_somewhere() -> None:
-    headings = {re.sub(r"[^a-z]+", "-", line.lower()) for line in re.findall(r"^## (.+)$", README, re.MULTILINE)}
+    headings = headings_of(README)
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if target.startswith("#"):
             assert target[1:] in headings, target
         elif not target.startswith("https://"):
-            assert (REPOSITORY / target).is_file(), target
+            path, _, place = target.partition("#")
+            assert (REPOSITORY / path).is_file(), target
+            assert not place or place in headings_of((REPOSITORY / path).read_text(encoding="utf-8")), target
 
 
-def test_the_plan_in_the_readme_is_one(tmp_path: Path) -> None:
-    [plan] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+def test_the_plan_in_the_docs_is_one(tmp_path: Path) -> None:
+    [plan] = re.findall(r"```yaml\n(.*?)```", page("evaluation"), re.DOTALL)
     (tmp_path / "plan.yaml").write_text(plan)
     found = read_plan(str(tmp_path / "plan.yaml"))
     names = {way.name if place == way.name else f"{way.name} {place}" for way in found.ways for place in way.sets}
@@ -81,6 +93,11 @@ def test_figures_of_the_weights_are_those_of_the_record(label: str) -> None:
     assert f"| {label} | " + " | ".join(f"{rate['all']['ap']:.3f}" for rate in rates) + " |" in README
     assert " | ".join(f"{rate['mean_bpp']:.2f}" for rate in rates) in README
     assert f"reaches {ways['published detector on originals']['0']['all']['ap']:.3f} on the uncompressed" in README
+
+
+def test_the_preview_is_as_near_as_the_record_says() -> None:
+    decibels = json.loads((REPOSITORY / "records" / "weights.json").read_text())["preview"]["decibels"]
+    assert f"PSNR of {decibels['75']:.1f} dB at rate 75 and of {decibels['12']:.1f} dB at rate 12" in page("codecs")
 
 
 def test_what_int8_loses_is_that_of_the_record() -> None:
@@ -167,4 +184,4 @@ def test_the_table_of_a_benchmark_was_made_from_its_record(name: str) -> None:
 def test_costs_of_bridges_are_those_of_the_record(bridge: str) -> None:
     rows = [bench_rows()[f"bridge {bridge}, {backbone}"]["facts"] for backbone in ("resnet18", "resnet50")]
     costs = [" / ".join(f"{row[name]:.1f}" for row in rows) for name in ("gmac", "whole_network_gmac")]
-    assert re.search(rf"\| `{bridge}` .*\| {costs[0]} \| {costs[1]} \|", README)
+    assert re.search(rf"\| `{bridge}` .*\| {costs[0]} \| {costs[1]} \|", page("training"))
