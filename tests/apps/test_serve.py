@@ -288,6 +288,19 @@ def test_faces_appear_and_the_sliders_move_them(page, tmp_path: Path) -> None:
     assert page.complaints == []
 
 
+def test_a_latents_name_says_its_rate(page, tmp_path: Path) -> None:
+    page.locator("#codec").select_option("jpegai")
+    for rate in ("12", "100"):
+        path = tmp_path / f"latent_{rate}.npy"
+        np.save(path, np.zeros((256, 6, 10), np.float32))
+        page.locator("#file").set_input_files(path)
+        status(page, f"in latent_{rate}")
+        assert page.locator("#rate-shown").inner_text() == rate
+        assert "A preview of the latent" in page.locator("#picture-note").inner_text()
+    page.locator("#codec").select_option("dct")
+    assert page.complaints == []
+
+
 @pytest.mark.parametrize(("name", "content", "message"), [bad for bad in BAD if bad[0] != "large.png"],
                          ids=[name for name, _, _ in BAD if name != "large.png"])  # fmt: skip
 def test_bad_files_are_said_on_the_page(page, tmp_path: Path, name: str, content: bytes, message: str) -> None:

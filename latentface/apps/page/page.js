@@ -37,7 +37,16 @@ async function choose(name, content) {
     say("Nothing was sent.");
     return;
   }
+  takeRate(name);
   await look();
+}
+
+// latent_75.npy says its rate.
+function takeRate(name) {
+  const place = codec().rates.indexOf(Number(/^latent_(\d+)\.npy$/.exec(name)?.[1]));
+  if (place < 0) return;
+  by("rate").value = place;
+  showRate();
 }
 
 async function look() {
