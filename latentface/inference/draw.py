@@ -25,33 +25,56 @@ BOX, DARK = (230, 159, 0), (0, 0, 0)
 LANDMARKS = ((0, 114, 178), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 MOST_SHOWN = 200  # faces, the best: more would hide the picture
 SMALLEST_SIDE = 640  # small pictures are enlarged so that scores can be read
+CROWD, SMALL_FACE = 20, 24  # from so many faces lower than so many drawn pixels on, the picture is drawn twice as large
 
 
 def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
-    """RGB uint8 [H, W, 3] with boxes, scores and landmarks; small pictures come back enlarged."""
+    """RGB uint8 [H, W, 3] with boxes, scores and landmarks; small pictures, and crowds, come back enlarged.
+
+    A score that would cover a face or a better one's score is left out, and so are landmarks of small faces.
+    """
     scale = max(1, -(-SMALLEST_SIDE // max(picture.shape[:2])))
+    heights = faces.boxes[:, 3] - faces.boxes[:, 1]
+    if len(faces) > CROWD and np.median(heights) * scale < SMALL_FACE:
+        scale *= 2
     canvas = np.ascontiguousarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
-    shown = list(zip(faces.boxes, faces.scores, faces.landmarks, strict=True))[:MOST_SHOWN]
-    for box, score, points in reversed(shown):
-        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
-        for colour, width in ((DARK, 4), (BOX, 2)):  # a dark rim shows on any ground
-            cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
-        radius = max(1, round((x2 - x1) / 30))
-        for point, colour in zip(points if np.isfinite(points).all() else (), LANDMARKS, strict=False):
-            centre = (round(float(point[0]) * scale), round(float(point[1]) * scale))
-            cv2.circle(canvas, centre, radius + 1, DARK, -1, cv2.LINE_AA)
-            cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)
-        _score(canvas, f"{score:.2f}", x1, y1, y2)
+    boxes = np.rint(faces.boxes[:MOST_SHOWN] * scale).astype(int)
+    for box, points in zip(boxes[::-1], faces.landmarks[:MOST_SHOWN][::-1] * scale, strict=True):
+        small = box[3] - box[1] < SMALL_FACE
+        for colour, width in ((DARK, 2 if small else 4), (BOX, 1 if small else 2)):  # a dark rim shows on any ground
+            cv2.rectangle(canvas, box[:2].tolist(), box[2:].tolist(), colour, width, cv2.LINE_AA)
+        if not small and np.isfinite(points).all():
+            _dots(canvas, points, radius=max(1, round((box[2] - box[0]) / 30)))
+    taken = boxes.tolist()
+    for box, score in zip(boxes.tolist(), faces.scores, strict=False):
+        _score(canvas, f"{score:.2f}", box, taken)
     return canvas
 
 
-def _score(canvas: np.ndarray, text: str, x: int, above: int, below: int) -> None:
-    """Above the box, else below it, so that the face stays visible."""
+def _dots(canvas: np.ndarray, points: np.ndarray, radius: int) -> None:
+    for point, colour in zip(np.rint(points).astype(int).tolist(), LANDMARKS, strict=True):
+        cv2.circle(canvas, point, radius + 1, DARK, -1, cv2.LINE_AA)
+        cv2.circle(canvas, point, radius, colour, -1, cv2.LINE_AA)
+
+
+def _score(canvas: np.ndarray, text: str, box: list[int], taken: list[list[int]]) -> None:
+    """Above the box, else below it, where nothing of `taken` lies; which it then is part of."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     (width, height), _ = cv2.getTextSize(text, font, size, 1)
-    top = above - height - 6 if above > height + 6 else min(below, len(canvas) - height - 6)
-    cv2.rectangle(canvas, (x, top), (x + width + 4, top + height + 6), BOX, -1)
-    cv2.putText(canvas, text, (x + 2, top + height + 3), font, size, DARK, 1, cv2.LINE_AA)
+    width, height = width + 4, height + 6
+    left = max(0, min(box[0], canvas.shape[1] - width))
+    for top in (box[1] - height, box[3] + 1):
+        place = [left, top, left + width, top + height]
+        if top < 0 or place[3] > len(canvas) or any(_overlap(place, other) for other in taken if other != box):
+            continue
+        cv2.rectangle(canvas, place[:2], place[2:], BOX, -1)
+        cv2.putText(canvas, text, (left + 2, place[3] - 3), font, size, DARK, 1, cv2.LINE_AA)
+        taken.append(place)
+        return
+
+
+def _overlap(one: list[int], other: list[int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def render_latent(latent: np.ndarray, stride: int) -> np.ndarray:

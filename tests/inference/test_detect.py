@@ -14,7 +14,7 @@ from latentface.cli import main
 from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.inference import detect
-from latentface.inference.draw import decode_picture, draw_faces, place_photograph, render_latent
+from latentface.inference.draw import BOX, decode_picture, draw_faces, place_photograph, render_latent
 from latentface.model.faces import Faces
 
 
@@ -215,6 +215,41 @@ def test_faces_are_drawn_where_they_are() -> None:
     assert drawn[160, 150].tolist() == [200, 200, 200]  # inside the box, away from landmarks
     assert drawn[170, 150].tolist() == [0, 158, 115]  # the nose
     assert (ground == 200).all()
+
+
+def found(boxes: list[list[float]], scores: list[float] | None = None) -> Faces:
+    array = np.array(boxes, np.float32)
+    return Faces(array, np.array(scores or [0.5] * len(array), np.float32), np.full((len(array), 5, 2), np.nan))
+
+
+def coloured(drawn: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return (drawn == colour).all(axis=2)
+
+
+def test_a_score_covers_no_face_and_no_better_score() -> None:
+    """Three faces over each other: above and below the middle one there is no room."""
+    ground = np.full((640, 640, 3), 200, dtype=np.uint8)
+    drawn = draw_faces(
+        ground, found([[100, 100, 140, 140], [100, 145, 140, 185], [100, 190, 140, 230]], [0.9, 0.8, 0.7])
+    )
+    label = coloured(drawn, BOX)[:, 110:130].sum(axis=1) > 12  # rows that a filled label crosses
+    assert label[85:98].any()
+    assert not any(label[top + 4 : top + 36].any() for top in (100, 145, 190))
+    assert label[232:245].any()
+
+
+def test_at_the_edge_a_score_stays_inside() -> None:
+    drawn = draw_faces(np.full((640, 640, 3), 200, dtype=np.uint8), found([[620, 0, 639, 40]]))
+    assert coloured(drawn, BOX)[42:54, 605:638].mean() > 0.4
+
+
+def test_a_crowd_is_drawn_larger_with_nothing_on_its_faces() -> None:
+    ground = np.full((640, 640, 3), 200, dtype=np.uint8)
+    crowd = [[20.0 * x, 20.0 * y, 20.0 * x + 12, 20.0 * y + 12] for x in range(1, 30) for y in range(1, 7)]
+    drawn = draw_faces(ground, found(crowd))
+    assert drawn.shape == (1280, 1280, 3)
+    assert (drawn[46:60, 46:60] == 200).all()
+    assert draw_faces(ground, found(crowd[:20])).shape == (640, 640, 3)
 
 
 def test_rendering_shows_the_strongest_channels() -> None:
