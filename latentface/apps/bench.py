@@ -31,7 +31,7 @@ from latentface.apps.bench_networks import (
 from latentface.apps.bench_reading import reading_rows
 from latentface.apps.bench_timing import Row, matrix_throughput
 from latentface.apps.bench_tools import encode_row, folder_facts, help_seconds, memory_facts, wider_row
-from latentface.apps.bench_training import training_row
+from latentface.apps.bench_training import supply_row, training_row
 from latentface.apps.drawing import draw_picture
 from latentface.codecs import CODECS, PRECISIONS, open_codec
 from latentface.data.labels import PictureLabels, write_labels
@@ -52,7 +52,18 @@ from latentface.model.retinaface import RetinaFace
 from latentface.options import option
 
 FAST_BRIDGE = "stride8"  # of the bridges for a ResNet, the one that the table shows beside the documented one
-PARTS = ("limits", "detection", "bridges", "postprocessing", "training", "reading", "encode", "wider", "memory")
+PARTS = (
+    "limits",
+    "detection",
+    "bridges",
+    "postprocessing",
+    "training",
+    "reading",
+    "supply",
+    "encode",
+    "wider",
+    "memory",
+)
 
 
 @dataclass
@@ -315,8 +326,7 @@ def _memory(config: BenchConfig) -> Iterator[dict[str, Any]]:
 def _reading(config: BenchConfig) -> Iterator[Row | dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        root = Path(config.dataset_root) if config.dataset_root else _drawn_tree(folder / "tree", config)
-        split = "train" if (root / "train" / "latent").is_dir() else "val"  # the larger one, where there are both
+        root, split = _larger_split(folder, config)
         packed = {}
         for dtype in ("int8", "float16"):
             out = folder / dtype
@@ -327,6 +337,25 @@ def _reading(config: BenchConfig) -> Iterator[Row | dict[str, Any]]:
             yield {"item": f"error of packing as {dtype}, deviations of a channel", **facts}
         for workers in (0, 2):
             yield from reading_rows(root / split, packed, rounds=config.rounds, workers=workers)
+
+
+def _supply(config: BenchConfig) -> Iterator[Row]:
+    """Reading beside training, by the network that reads fastest and by a ResNet."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root, split = _larger_split(folder, config)
+        pack(PackConfig(str(root), out=str(folder / "int8"), dtype="int8", rates=(config.rate,), splits=(split,)))
+        networks = (("light", "shuffle"), ("resnet18", FAST_BRIDGE))
+        for backbone, bridge in networks[: 1 if config.quick else 2]:
+            for workers in (0, 2):
+                where = {"backbone": backbone, "bridge": bridge, "workers": workers, "rounds": config.rounds}
+                yield supply_row(folder / "int8" / split, config.device, **where)  # type: ignore[arg-type]
+
+
+def _larger_split(folder: Path, config: BenchConfig) -> tuple[Path, str]:
+    """Where the latents are: the given dataset, or a drawn one that is made in `folder`; train where there is one."""
+    root = Path(config.dataset_root) if config.dataset_root else _drawn_tree(folder / "tree", config)
+    return root, "train" if (root / "train" / "latent").is_dir() else "val"
 
 
 def _drawn_tree(root: Path, config: BenchConfig, pictures: int = 32) -> Path:
@@ -348,6 +377,7 @@ MEASURES: dict[str, Callable[[BenchConfig], Any]] = {
     "postprocessing": _postprocessing,
     "training": _training,
     "reading": _reading,
+    "supply": _supply,
     "encode": _encode,
     "wider": _wider,
     "memory": _memory,

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentface.apps.bench_timing import Row, compare
+from latentface.apps.bench_timing import Row, compare, comparison_of, elapsed
+from latentface.data.batches import EpochBatches, collate
+from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.packed import PackedStore
+from latentface.data.reading import load_batches
 from latentface.model.anchors import batched_iou, corners, encode_boxes, encode_landmarks
 from latentface.model.config import ModelConfig
 from latentface.model.loss import MultiTaskLoss, Targets
@@ -16,29 +23,19 @@ from latentface.model.retinaface import RetinaFace
 from latentface.training.setup import pick_precision
 
 FACES = 12  # per picture, as on WIDER FACE
+BATCH = 8
 
 
 def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, rounds: int) -> Row:
     """`latents` [B, C, h, w]: forward, loss, backward and optimiser of a batch, ours against the plain step."""
-    torch.manual_seed(0)
     place = torch.device(device)
     latents = latents.to(place)
+    ours, model, precision = _step(latents, place, backbone, bridge)
     rates = torch.full((len(latents),), 75, device=place)
-    model = RetinaFace(ModelConfig(backbone, bridge, channels=latents.shape[1])).to(place).train()
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     targets = _targets(latents).to(place)
     priors = model.priors(latents.shape[2], latents.shape[3], place)
-    precision = pick_precision("auto", place)
-    fused = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
     looped = torch.optim.SGD(plain.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, foreach=False)
-    last = latents.to(memory_format=torch.channels_last)
-
-    def ours() -> None:
-        with torch.autocast(place.type, dtype=precision, enabled=precision != torch.float32):
-            predictions = model(last, rates)
-        fused.zero_grad(set_to_none=True)
-        MultiTaskLoss()(predictions, targets, priors)["total"].backward()
-        fused.step()
 
     def theirs() -> None:
         looped.zero_grad()
@@ -58,6 +55,51 @@ def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, ro
         facts["peak_gpu_gb"] = torch.cuda.max_memory_allocated(place) / 1e9
     return Row(f"training step, {backbone}, {bridge} bridge", "plain float32 step, matching per picture", comparison,
                1.5, facts)  # fmt: skip
+
+
+def supply_row(split: Path, device: str, *, backbone: str, bridge: str, workers: int, rounds: int) -> Row:
+    """Whether reading keeps up: a batch of a packed split by the training's own loader, against a step with it."""
+    dataset = NestedLatentWiderFaceDataset.of_split(split, rates=PackedStore(split).rates[:1])
+    batches = EpochBatches(len(dataset), min(BATCH, len(dataset)), seed=0)
+    loader = load_batches(dataset, collate, workers, batch_sampler=batches)
+    place = torch.device(device)
+    step, _, precision = _step(next(iter(loader)).decoded(place), place, backbone, bridge)
+
+    def read() -> None:
+        for _ in loader:
+            pass
+
+    seconds = np.array([[elapsed(read) / len(batches), elapsed(step, place)] for _ in range(rounds + 1)])[1:]
+    facts = {"workers": workers, "batch": batches.batch_size, "pictures": len(dataset)} | {
+        f"pictures_per_second_{name}": batches.batch_size / median
+        for name, median in zip(("read", "trained"), np.median(seconds, axis=0).tolist(), strict=True)
+    }
+    name = str(precision).removeprefix("torch.")
+    return Row(f"a batch from the loader, {PackedStore(split).info.dtype}, {workers} workers",
+               f"training step, {backbone}, {bridge} bridge, {name}", comparison_of(seconds), 1.0, facts)  # fmt: skip
+
+
+def _step(
+    latents: Tensor, place: torch.device, backbone: str, bridge: str
+) -> tuple[Callable[[], None], RetinaFace, torch.dtype]:
+    """A training step as `latentface train` takes it, on one batch again and again; its network and precision."""
+    torch.manual_seed(0)
+    model = RetinaFace(ModelConfig(backbone, bridge, channels=latents.shape[1])).to(place).train()
+    targets = _targets(latents).to(place)
+    rates = torch.full((len(latents),), 75, device=place)
+    priors = model.priors(latents.shape[2], latents.shape[3], place)
+    precision = pick_precision("auto", place)
+    fused = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
+    last = latents.to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(place.type, dtype=precision, enabled=precision != torch.float32):
+            predictions = model(last, rates)
+        fused.zero_grad(set_to_none=True)
+        MultiTaskLoss()(predictions, targets, priors)["total"].backward()
+        fused.step()
+
+    return step, model, precision
 
 
 def plain_loss(predictions: dict[str, Tensor], targets: Targets, priors: Tensor) -> Tensor:

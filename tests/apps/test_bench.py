@@ -81,7 +81,7 @@ def test_peak_memory_and_failures_of_a_command():
 
 
 def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    parts = ["limits", "detection", "postprocessing", "training", "reading"]
+    parts = ["limits", "detection", "postprocessing", "training", "reading", "supply"]
     settings = ["--quick", "--backbone", "resnet18", "--rounds", "1", "--out", str(tmp_path), "--machine", "here"]
     assert main(["bench", *settings, "--parts", *parts]) == 0
     assert main(["bench", *settings, "--parts", "wider", "postprocessing"]) == 0
@@ -91,6 +91,11 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     items = [row["item"] for row in result["rows"]["detection"]]
     assert items[0] == "latent to faces: light, shuffle, torch float32, batch 1"
     assert "latent to faces: light, shuffle, ONNX Runtime int8, batch 8" in items
+    assert [(row["item"], row["against"]) for row in result["rows"]["supply"]] == [
+        (f"a batch from the loader, int8, {workers} workers", result["rows"]["supply"][0]["against"])
+        for workers in (0, 2)
+    ]
+    assert all(row["facts"]["pictures_per_second_read"] > 0 for row in result["rows"]["supply"])
     limits = {row["item"]: row for row in result["rows"]["limits"]}
     assert 0 < limits["light on latents, shuffle bridge"]["share_of_matrix_product"] < 2
     assert limits["resnet18 on pictures"]["gmac"] == pytest.approx(17.4 / 16, rel=0.02)  # 160 px
