@@ -83,7 +83,20 @@ def far(section: dict[str, Any], detection: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES = {"order": order, "store": store, "processes": processes, "growth": growth}
+def kills(section: dict[str, Any]) -> list[str]:
+    """How many runs went on."""
+    lines = ["| training by two processes | |", "|---|---|"]
+    for name, words in (
+        ("kills", "kills"),
+        ("inside_training", "of them after the first saved state, before the last"),
+        ("ended_by_itself", "runs that went on to their end"),
+        ("equal_to_the_bit", "runs with the weights of one that nobody killed, to the bit"),
+    ):
+        lines.append(f"| {words} | {section[name]} |")
+    return lines
+
+
+TABLES = {"kills": kills, "order": order, "store": store, "processes": processes, "growth": growth}
 
 
 def _detection() -> dict[str, Any]:
