@@ -74,8 +74,8 @@ def main() -> None:
             equal += (out / "weight_final.pth").is_file() and same(root / "whole", out)
             print(number, "killed" if alive else "over before", ended, equal, inside, flush=True)
     found = {
-        "what": f"{PICTURES} drawn pictures of {SIDE}x{SIDE}, light network, {EPOCHS} epochs, two processes; one of the "
-        f"two is killed (SIGKILL) at a random moment of the {length:.0f} seconds that such a run takes, torchrun "
+        "what": f"{PICTURES} drawn pictures of {SIDE}x{SIDE}, light network, {EPOCHS} epochs, two processes; one of "
+        f"the two is killed (SIGKILL) at a random moment of the {length:.0f} seconds that such a run takes, torchrun "
         "--max-restarts=3 starts both anew, and the weights are held against those of a run that nobody killed.",
         "kills": arguments.kills, "inside_training": inside, "ended_by_itself": ended, "equal_to_the_bit": equal,
         "command": " ".join(["python", "tests/scale/kill_ranks.py", *sys.argv[1:]]), "versions": versions(),
