@@ -30,14 +30,15 @@ def option(
     choices: Sequence | None = None,
     positional: bool = False,
     settings_file: str = "",
+    group: str = "",
 ) -> Any:
     """A dataclass field with its help.
 
     `choices` limits the values; `positional` takes it without a flag; `settings_file`: the value is a folder whose
-    file of that name holds the settings to start from.
+    file of that name holds the settings to start from; `group`: the help has this heading above it.
     """
     metadata = {"help": help, "choices": choices, "positional": positional, "settings_file": settings_file}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata | {"group": group})
 
 
 def parse(
@@ -159,6 +160,21 @@ def _unwrap(hint: Any) -> tuple[type, bool, bool]:
     return (typing.get_args(hint)[0] if many else hint), many, optional
 
 
+class _Help(argparse.HelpFormatter):
+    """Names each flag once: the spelling with dashes goes without saying, and so do all flags in the first line."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.option_strings[0] == "-h":
+            return super()._format_action_invocation(action)
+        flags = [flag for flag in action.option_strings if "-" not in flag[2:] or flag.startswith("--no-")]
+        values = "" if action.nargs == 0 else " " + self._format_args(action, action.dest.upper())
+        return ", ".join(flags) + values
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        places = [str(action.metavar) for action in actions if not action.option_strings]
+        return f"usage: {' '.join([self._prog, *places, '[--flag value ...]'])}\n\n"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise LatentFaceError(f"{message}; see {self.prog} --help")
@@ -166,11 +182,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(config_class: type, program: str, defaults: Mapping[str, Any]) -> argparse.ArgumentParser:
     description = (config_class.__doc__ or "").strip()
-    parser = _Parser(prog=program, description=description, allow_abbrev=False)
-    hints = typing.get_type_hints(config_class)
+    parser = _Parser(prog=program, description=description, allow_abbrev=False, formatter_class=_Help)
+    hints, group = typing.get_type_hints(config_class), parser
     for setting in fields(config_class):
         shown = defaults.get(setting.name, setting.default)
-        _add(parser, setting, shown, *_unwrap(hints[setting.name]))
+        if heading := setting.metadata.get("group"):
+            group = parser.add_argument_group(heading)  # type: ignore[assignment]
+        _add(group, setting, shown, *_unwrap(hints[setting.name]))
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="settings from a YAML file")
     return parser
 

@@ -75,6 +75,7 @@ class Backgrounds:
         self.photographs: dict[str, Path] = {name: found[base] for name, base in bases.items() if base in found}
         if images and not self.photographs:
             raise LatentFaceError(f"--images {images}: no photograph of {judged.dataset.store.split} in it")
+        self.decoders: dict[str, Decoder | None] = {}
         self.rgb = lru_cache(maxsize=KEPT)(self._rgb)
 
     def kinds(self) -> list[str]:
@@ -104,9 +105,13 @@ class Backgrounds:
         return rgb[: picture.row.content_height, : picture.row.content_width] if picture.row else rgb
 
     def _decoder(self, name: str) -> Decoder | None:
+        """For latents of its codec; where nobody knows that, as the first of them looks."""
         row, rate = self.pictures[name].row, int(self.judged.rate)
         entry = row.latents.get(rate) if row else None
-        return decoder_at_hand((entry.codec if entry else "",), self.judged.dataset.store.read(name, rate).values, rate)
+        codec = entry.codec if entry else ""
+        if codec not in self.decoders:
+            self.decoders[codec] = decoder_at_hand((codec,), self.judged.dataset.store.read(name, rate).values, rate)
+        return self.decoders[codec]
 
 
 def whole(judged: Judged, name: str, backgrounds: Backgrounds) -> Shown:

@@ -102,18 +102,27 @@ def _split(item: str) -> tuple[str, Path]:
 
 def _name(folder: Path) -> str:
     """Of a run that was given none: its folder's; where that says nothing the one's above, or the weights'."""
-    if folder == Path(DEFAULT_FOLDER) and (folder / EVALUATION).is_file():  # the one above is where the user is
-        weight = Path(str(read_evaluation(folder / EVALUATION)["protocol"].get("weight", "")))
-        return (weight.resolve().parent.name if _is_training(weight.parent) else weight.stem) or DEFAULT_FOLDER
+    if weight := _weight(folder):
+        return weight.resolve().parent.name if _is_training(weight.parent) else weight.stem
     folder = folder.resolve()
     says_nothing = folder.name == DEFAULT_FOLDER or folder.name.startswith("seed_")
     return (folder.parent.name if says_nothing else folder.name) or DEFAULT_FOLDER
 
 
 def _place(folder: Path) -> Path:
-    """Seeds of one way share it."""
+    """Seeds of one way share it, and so do an experiment directory and the evaluation of its weights."""
+    if (weight := _weight(folder)) and _is_training(weight.parent):
+        return weight.parent.resolve()
     folder = folder.resolve()
     return folder.parent if folder.name.startswith("seed_") else folder
+
+
+def _weight(folder: Path) -> Path | None:
+    """What was evaluated, of an evaluation in the folder that it goes to unless told otherwise."""
+    if folder.resolve() != Path(DEFAULT_FOLDER).resolve() or not (folder / EVALUATION).is_file():
+        return None
+    weight = str(read_evaluation(folder / EVALUATION)["protocol"].get("weight", ""))
+    return Path(weight) if weight else None
 
 
 def _evaluations(path: Path, name: str) -> list[tuple[str, Path]]:

@@ -9,11 +9,11 @@ have the deviation of the model below, but not its largest values.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
 import numpy as np
 
+from latentface.codecs.amplitudes import JPEG_AI_MODELS as MODELS
 from latentface.data.check_files import Split
 from latentface.data.check_findings import Finding, Level, first_of
 from latentface.data.check_latents import Measure, Measured
@@ -22,26 +22,6 @@ JPEG_AI_CHANNELS = 256
 PIXEL_CHANNELS = 3
 
 
-@dataclass(frozen=True)
-class Amplitude:
-    """Of one JPEG AI model (BOP): medians over 487 photographs at 640x640, and the largest magnitude in them."""
-
-    rates: tuple[int, ...]  # that it serves by default
-    deviation: float  # of all values
-    first: float  # of channel 0
-    largest: float
-
-    def distance(self, deviation: float, first: float) -> float:
-        """Mean logarithm of both ratios: 0 where they agree, 0.95 from one model to the next."""
-        return float(np.log(deviation / self.deviation) + np.log(first / self.first)) / 2
-
-
-MODELS = (
-    Amplitude((12,), 0.70, 9.7, 32.8),
-    Amplitude((25,), 1.83, 25.7, 85.7),
-    Amplitude((50, 75), 4.95, 67.3, 210.0),
-    Amplitude((100,), 12.1, 159.0, 468.5),
-)
 Kinds = dict[tuple[int, int | None], list[Measure]]  # by rate and the model index that the manifest has
 
 FEWEST = 5  # latents that make a median

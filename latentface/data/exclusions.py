@@ -13,6 +13,7 @@ from pathlib import Path
 
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, refuse_link_outside, replacing
+from latentface.words import counted
 
 EXCLUDE_NAME = "exclude.txt"
 _HEAD = (
@@ -51,7 +52,8 @@ def exclusion_notes(split: Path, excluded: Mapping[str, int], names: set[str]) -
     """What whoever reads the split has to say; `names` are those of its latents and labels."""
     path = split / EXCLUDE_NAME
     unknown = [name for name in excluded if name not in names]
-    notes = [f"{len(excluded) - len(unknown)} pictures are left out by {path}"] if len(unknown) < len(excluded) else []
+    known = len(excluded) - len(unknown)
+    notes = [f"{counted(known, 'picture')} left out by {path}"] if known else []
     if unknown:
         notes.append(f"{path}:{excluded[unknown[0]]}: no picture is called {unknown[0]} ({len(unknown)} such names)")
     return notes

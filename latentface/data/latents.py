@@ -34,6 +34,7 @@ from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, refuse_link_outside
+from latentface.words import counted
 
 DEFAULT_STRIDE = 16
 
@@ -86,7 +87,8 @@ class NestedLatentWiderFaceDataset(Dataset):
         self.pictures = [picture for picture in pairs if self.rates_of(picture)]
         if len(self.pictures) < len(pairs):
             wanted = ", ".join(map(str, self.rates))
-            self.notes.append(f"{len(pairs) - len(self.pictures)} pictures have no rate of {wanted}: left out")
+            lacking = counted(len(pairs) - len(self.pictures), "picture")
+            self.notes.append(f"{lacking} without a rate of {wanted}: left out")
         if not self.pictures:
             raise LatentFaceError(
                 f"{shown(self.latent_dir)}: no latent of rate {', '.join(map(str, self.rates))}; there are "
@@ -273,9 +275,11 @@ class NestedLatentWiderFaceDataset(Dataset):
                 f"has to be an entry of that base name" + (f" (the nearest is {near[0]})" if near else "")
             )
         if unlabelled:
-            self.notes.append(f"{len(unlabelled)} folders without a label are left out, the first is {unlabelled[0]}")
+            lacking = counted(len(unlabelled), "folder")
+            self.notes.append(f"{lacking} without a label left out, the first is {unlabelled[0]}")
         if unencoded:
-            self.notes.append(f"{len(unencoded)} labels without latents are left out, the first is {unencoded[0]}")
+            lacking = counted(len(unencoded), "label")
+            self.notes.append(f"{lacking} without latents left out, the first is {unencoded[0]}")
 
 
 def _model_index(picture: Picture, rate: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,21 +60,19 @@ class Mirror:
                 make_folder(latent_dir, "--cache_dir")
                 self._fetch(f"latent/{LABELS}")
             else:
-                (latent_dir / LABELS).unlink(missing_ok=True)
-                with suppress(OSError):  # none, or single latents that were fetched
-                    latent_dir.rmdir()
+                shutil.rmtree(latent_dir, ignore_errors=True)  # labels and single latents that were fetched
             for name in (LABELS, MANIFEST_NAME, EXCLUDE_NAME):
                 self._fetch(name)
             with suppress(OSError):  # where there was nothing
                 self.folder.rmdir()
                 self.folder.parent.rmdir()
 
-    def fetch(self, name: str, *, needed: bool = True) -> Path:
-        """A file of any name, into the folder. Raises LatentFaceError where it is `needed` and not there."""
+    def fetch(self, name: str) -> Path:
+        """A file of any name, into the folder. Raises LatentFaceError where it is not there."""
         path = self.folder / name
         with self.cache.lock(self.folder.parent.name):
             make_folder(path.parent, "--cache_dir")
-            if not self._fetch(name) and needed:
+            if not self._fetch(name):
                 raise LatentFaceError(f"{self.url}/{name}: no such file")
         return path
 
@@ -118,13 +117,14 @@ def local_file(place: str | Path, cache: Cache | None = None) -> Path:
     url = str(place)
     if name_problem(url.rpartition("/")[2]):
         raise LatentFaceError(f"{place}: no name of a file at its end")
-    in_tree = re.fullmatch(r"(.+)/(latent/[^/\\]+/latent_[0-9]{1,8}\.npy)", url)
+    in_tree = re.fullmatch(r"(.+://.+)/(latent/[^/\\]+/latent_[0-9]{1,8}\.npy)", url)
     folder, name = in_tree.groups() if in_tree else url.rsplit("/", 1)
     mirror = _mirror(folder, cache)
     path = mirror.folder / name
     if path not in _files:
         if in_tree:
-            mirror.fetch(MANIFEST_NAME, needed=False)
+            with suppress(LatentFaceError):  # not there; some stores call that forbidden
+                mirror.fetch(MANIFEST_NAME)
         mirror.fetch(name)
         _files[path] = url
     return path

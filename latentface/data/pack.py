@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -121,7 +120,7 @@ def mixed(names: Iterable[str]) -> list[str]:
     Pictures of neighbouring names are often alike (one event, one photograph's crops); training by windows of shards
     sees only some shards at a time, so that each should be as varied as the whole.
     """
-    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
 
 
 def _splits_of(root: str) -> list[str]:
@@ -265,14 +264,18 @@ def _in_words(error: dict[str, float]) -> str:
 
 def _refuse_other(target: Target, info: PackInfo, fingerprint: str) -> None:
     """What is there has to be the beginning, or the whole, of the same packing."""
-    if there := target.info():
-        if replace(there, shards=(), error={}) != info:
-            raise LatentFaceError(
-                f"{target}: already holds another packing ({there.dtype}, rates "
-                f"{', '.join(map(str, there.rates))}); give another --out"
-            )
-        return
-    if target.has_others(fingerprint):
+    there, others = target.info(), target.has_others(fingerprint)
+    if there and (there.dtype, there.rates) != (info.dtype, info.rates):
+        raise LatentFaceError(
+            f"{target}: already holds another packing ({there.dtype}, rates "
+            f"{', '.join(map(str, there.rates))}); give another --out"
+        )
+    if there and (others or replace(there, shards=(), error={}) != info):
+        raise LatentFaceError(
+            f"{target}: already packed, from other latents or in another order, as earlier versions did it; use it as "
+            "it is, or give another --out"
+        )
+    if others:
         raise LatentFaceError(f"{target}: holds shards of another packing; remove them or give another --out")
 
 

@@ -165,9 +165,9 @@ class PackedStore:
 
     def names_at(self, rate: int) -> list[str]:
         """Pictures that have a rate, shard by shard: the order that reads each file once."""
-        latent = f"latent_{rate}"
-        there = [(shard, *key.rpartition("/")) for key, shard in self._shard_of.items()]
-        return [name for _, name, _, last in sorted(there) if last == latent]
+        latent = f"/latent_{rate}"
+        there = sorted((shard, key) for key, shard in self._shard_of.items() if key.endswith(latent))
+        return [key.removesuffix(latent) for _, key in there]
 
     def has(self, name: str, rate: int) -> bool:
         """See `LatentStore.has`."""

@@ -25,7 +25,8 @@ BOX, DARK = (230, 159, 0), (0, 0, 0)
 LANDMARKS = ((0, 114, 178), (86, 180, 233), (0, 158, 115), (213, 94, 0), (204, 121, 167))
 MOST_SHOWN = 200  # faces, the best: more would hide the picture
 SMALLEST_SIDE = 640  # small pictures are enlarged so that scores can be read
-CROWD, SMALL_FACE = 20, 24  # from so many faces lower than so many drawn pixels on, the picture is drawn twice as large
+CROWD, SMALL_FACE = 20, 24  # of more faces, half of them lower in drawn pixels, the picture is drawn twice as large
+LARGEST_SIDE = 4096  # that this comes to at most
 
 
 def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
@@ -35,7 +36,11 @@ def draw_faces(picture: np.ndarray, faces: Faces) -> np.ndarray:
     """
     scale = max(1, -(-SMALLEST_SIDE // max(picture.shape[:2])))
     heights = faces.boxes[:, 3] - faces.boxes[:, 1]
-    if len(faces) > CROWD and np.median(heights) * scale < SMALL_FACE:
+    if (
+        len(faces) > CROWD
+        and np.median(heights) * scale < SMALL_FACE
+        and max(picture.shape) * scale <= LARGEST_SIDE / 2
+    ):
         scale *= 2
     canvas = np.ascontiguousarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
     boxes = np.rint(faces.boxes[:MOST_SHOWN] * scale).astype(int)
@@ -58,12 +63,16 @@ def _dots(canvas: np.ndarray, points: np.ndarray, radius: int) -> None:
 
 
 def _score(canvas: np.ndarray, text: str, box: list[int], taken: list[list[int]]) -> None:
-    """Above the box, else below it, where nothing of `taken` lies; which it then is part of."""
+    """Above the box, else below it, where nothing of `taken` lies; which it then is part of.
+
+    In its own box where that reaches from top to bottom.
+    """
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     (width, height), _ = cv2.getTextSize(text, font, size, 1)
     width, height = width + 4, height + 6
     left = max(0, min(box[0], canvas.shape[1] - width))
-    for top in (box[1] - height, box[3] + 1):
+    tops = (box[1] - height, box[3] + 1)
+    for top in tops if tops[0] >= 0 or tops[1] + height <= len(canvas) else (max(0, box[1]),):
         place = [left, top, left + width, top + height]
         if top < 0 or place[3] > len(canvas) or any(_overlap(place, other) for other in taken if other != box):
             continue
@@ -112,11 +121,16 @@ def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decod
     Of JPEG AI it is a preview; of an unknown codec too, if it recognises the latent: the documented dataset has no
     manifest.
     """
-    name, preview = next((name for name in names if name not in ("", "unknown")), ""), preview_of_jpegai()
+    name = next((name for name in names if name not in ("", "unknown")), "").partition(" and ")[0]
     if name in ("dct", "pixels"):
         return open_codec(name)
-    wanted = name in ("jpegai", "jpegai-vm") or (not name and preview.recognises(array, rate))
-    return preview if wanted and len(array) == preview.channels else None
+    if name not in ("", "jpegai", "jpegai-vm"):
+        return None
+    preview = preview_of_jpegai()
+    if name:
+        return preview if len(array) == preview.channels else None
+    model = preview.model_of(array, rate)
+    return None if model is None else preview.of_model(rate, model)
 
 
 def decode_picture(codec: Decoder, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:

@@ -40,7 +40,9 @@ class TrainConfig:
     freeze: bool = option(False, "keep the backbone's weights as they are")
     weight: str = option("", "checkpoint or state dict to start from")
 
-    use_latent: bool = option(False, "accepted for the documented command; latents are always used")
+    use_latent: bool = option(
+        False, "accepted for the documented command; latents are always used", group="latents and labels"
+    )
     latent_dir: str = option("", "training latents, in place of <dataset_root>/train/latent")
     val_latent_dir: str = option("", "validation latents, in place of <dataset_root>/val/latent")
     train_label_file: str = option("", "training labels, in place of <dataset_root>/train/labels.txt")
@@ -56,12 +58,13 @@ class TrainConfig:
         "auto",
         "pictures of an epoch: drawn from the whole set, or by windows of shards, which auto takes for packed URLs",
         choices=("auto", "pictures", "shards"),
+        group="large datasets, and datasets behind URLs",
     )
     window: int = option(8, "shards that are mixed at a time, of an order by shards")
     cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
     cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
 
-    stride: int = option(16, "picture pixels per cell, where no manifest says it")
+    stride: int = option(16, "picture pixels per cell, where no manifest says it", group="coordinates")
     label_frame: str = option(
         "picture",
         "coordinates of the labels: picture pixels, or pixels of the photograph before scaling (needs sizes)",
@@ -73,7 +76,9 @@ class TrainConfig:
     image_dir: str = option("", "the photographs themselves, to read their sizes from; implies --label_frame source")
     label_fit: str = option("stretch", "how photographs were brought to the coded size", choices=("stretch", "pad"))
 
-    backbone_weights: str = option("imagenet", "imagenet, none, or the path of a torchvision state dict")
+    backbone_weights: str = option(
+        "imagenet", "imagenet, none, or the path of a torchvision state dict", group="network"
+    )
     prior_sizes: tuple[int, ...] = option(
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
@@ -86,7 +91,9 @@ class TrainConfig:
     channels_read: tuple[int, ...] = option(
         (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"
     )
-    teacher: str = option("", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25")
+    teacher: str = option(
+        "", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25", group="a teacher"
+    )
     photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
     fit_entry: int = option(
@@ -98,7 +105,10 @@ class TrainConfig:
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
     keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
     recipe: str = option(
-        "modern", "optimiser, schedule and average: newer ones, or exactly RetinaFace's", choices=tuple(RECIPES)
+        "modern",
+        "optimiser, schedule and average: newer ones, or exactly RetinaFace's",
+        choices=tuple(RECIPES),
+        group="loss and optimiser",
     )
     average: float | None = option(
         None, "validate and keep a moving average of the weights, of this decay per step; 0: none (modern: 0.998)"
@@ -129,10 +139,11 @@ class TrainConfig:
         "auto",
         "auto: mixed on GPUs and on CPUs with bfloat16 instructions, float32 elsewhere",
         choices=("auto", "float32", "bfloat16", "float16"),
+        group="speed",
     )
     compile: bool = option(False, "compile the network by torch.compile: minutes at the start, faster steps on GPUs")
 
-    out: str = option("", "experiment directory; empty: a new one under runs/")
+    out: str = option("", "experiment directory; empty: a new one under runs/", group="the run")
     resume: str = option("", "experiment directory to continue, with its settings", settings_file=SETTINGS_NAME)
     max_hours: float = option(0.0, "save and stop after so many hours; 0: no limit")
     save_minutes: float = option(10.0, "save the state for --resume this often inside an epoch; 0: at its end only")

@@ -77,7 +77,7 @@ class Ranks:
         return found
 
     def by_first(self, make: Callable[[], Result]) -> Result:
-        """What the first process makes, for all of them; plain values, as they travel pickled."""
+        """What the first process makes, for all of them; it travels pickled. Only the first may raise an error."""
         if self.size == 1:
             return make()
         made = [make() if self.first else None]

@@ -325,6 +325,10 @@ def test_a_run_in_the_default_folder_is_named_by_its_weights(tmp_path: Path, mon
         Path("runs/night/config.yaml").touch()
         file.write_text(json.dumps({"protocol": {"name": "AP", "weight": weight}, "rates": scores}))
         assert [run.name for run in find_runs(("evaluation",))] == [name]
+    together = Run("night", (file,), (Path("runs/night"),))  # as the README has it
+    assert find_runs(("runs/night", "evaluation")) == [together]
+    [run] = find_runs(("runs/night", str(Path("evaluation").resolve())))
+    assert (run.name, len(run.evaluations), run.trainings) == ("night", 1, (Path("runs/night"),))
     file.write_text(json.dumps({"protocol": {"name": "AP"}, "rates": scores}))
     assert [run.name for run in find_runs(("evaluation",))] == ["evaluation"]
 

@@ -83,8 +83,10 @@ def test_a_real_latent_is_recognised(rate, decibels):
     seen = preview_of_jpegai().decode(coded)
     assert seen.shape == picture.shape
     assert 10 * np.log10(255**2 / np.mean((seen.astype(float) - picture) ** 2)) > decibels
-    assert decoder_at_hand(("",), coded.array, rate) is preview_of_jpegai()
-    assert decoder_at_hand(("",), coded.array, 75 if rate == 12 else 12) is None  # the model of another rate
+    found = decoder_at_hand(("",), coded.array, rate)
+    assert found.usual_model(rate) == MODEL_OF_RATE[rate]
+    misnamed = 75 if rate == 12 else 12
+    assert decoder_at_hand(("",), coded.array, misnamed).usual_model(misnamed) == MODEL_OF_RATE[rate]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,8 @@ def test_a_real_latent_is_recognised(rate, decibels):
         (("dct", "jpegai"), 256, "dct"),
         (("", "unknown", "pixels"), 3, "pixels"),
         (("jpegai-vm",), 256, "jpegai"),
-        (("", "unknown"), 256, "jpegai"),  # all at 0: grey
+        (("", "jpegai and jpegai-vm"), 256, "jpegai"),  # of a detector that was trained on both
+        (("", "unknown"), 256, None),
         (("", "unknown"), 192, None),
         (("mbt2018-mean",), 256, None),
         (("jpegai",), 192, None),
@@ -104,10 +107,17 @@ def test_what_shows_a_latent(names, channels, expected):
     assert (decoder.name if decoder else None) == expected
 
 
-def test_latents_of_another_codec_are_not_taken_for_jpeg_ais():
+@pytest.mark.parametrize("rate", MODEL_OF_RATE)
+def test_latents_of_another_codec_are_not_taken_for_jpeg_ais(rate):
     generator = np.random.default_rng(0)
-    noise = generator.standard_normal((256, 4, 4)).astype(np.float32)
-    picture = cv2.resize(generator.integers(0, 256, (5, 5, 3), np.uint8), (64, 64))
-    for array in (noise, open_codec("dct").encode(picture, 75).array):
-        assert decoder_at_hand(("unknown",), array, 75) is None
-        assert decoder_at_hand(("jpegai",), array, 75) is preview_of_jpegai()  # where it is said, it is believed
+    noise = [size * generator.standard_normal((256, 6, 6)).astype(np.float32) for size in (0.05, 0.2, 1, 3, 8, 20)]
+    picture = cv2.resize(generator.integers(0, 256, (5, 5, 3), np.uint8), (96, 96))
+    for array in (*noise, open_codec("dct").encode(picture, rate).array):
+        assert decoder_at_hand(("unknown",), array, rate) is None
+        assert decoder_at_hand(("jpegai",), array, rate) is preview_of_jpegai()  # where it is said, it is believed
+
+
+def test_a_model_that_the_codec_does_not_have_is_shown_as_the_usual_one():
+    cells = np.random.default_rng(0).standard_normal((256, 2, 2)).astype(np.float32)
+    preview = preview_of_jpegai()
+    assert np.array_equal(preview.decode(latent(cells, 75, 9)), preview.decode(latent(cells, 75, 2)))

@@ -634,7 +634,7 @@ def test_fix_writes_exclusions_and_nothing_else(root: Path, capsys: pytest.Captu
     result = found(root, capsys=capsys)
     assert codes(result) == set()
     assert result["splits"]["train"]["excluded"] == 2
-    assert "2 pictures are left out by" in result["findings"][-1]["first"][0]["message"]
+    assert "2 pictures left out by" in result["findings"][-1]["first"][0]["message"]
 
 
 def test_fix_keeps_what_is_listed_and_says_what_it_cannot_mend(root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -726,7 +726,7 @@ def test_the_dataset_leaves_out_what_is_excluded_and_says_so(root: Path) -> None
     assert [picture.name for picture in dataset.pictures] == [f"train_{n:02d}" for n in range(12) if n != 3]
     path = split / "exclude.txt"
     assert dataset.notes == [
-        f"1 pictures are left out by {path}",
+        f"1 picture left out by {path}",
         f"{path}:4: no picture is called train_99 (1 such names)",
     ]
     path.write_text("".join(f"train_{number:02d}\n" for number in range(12)))
@@ -738,8 +738,8 @@ def test_exclusions_go_into_a_pack(root: Path, tmp_path: Path, capsys: pytest.Ca
     rewrite(root / FOLDER / "latent_25.npy", lambda array: array * np.nan)
     assert main(["check", str(root), "--fix"]) == 0
     assert main(["pack", str(root), "--out", str(tmp_path / "packed")]) == 0
-    assert "1 pictures are left out by" in capsys.readouterr().out
+    assert "1 picture left out by" in capsys.readouterr().out
     dataset = NestedLatentWiderFaceDataset.of_split(tmp_path / "packed" / "train")
     assert "train_03" not in [picture.name for picture in dataset.pictures]
-    assert dataset.notes == [f"1 pictures are left out by {tmp_path}/packed/train/exclude.txt"]
+    assert dataset.notes == [f"1 picture left out by {tmp_path}/packed/train/exclude.txt"]
     assert codes(found(tmp_path / "packed", capsys=capsys)) == set()

@@ -80,8 +80,8 @@ def test_pairs_by_equal_base_name_only(split: Path) -> None:
     dataset = NestedLatentWiderFaceDataset.of_split(split)
     assert [picture.name for picture in dataset.pictures] == ["a"]
     assert dataset.notes == [
-        "1 folders without a label are left out, the first is a1",
-        "2 labels without latents are left out, the first is a11",
+        "1 folder without a label left out, the first is a1",
+        "2 labels without latents left out, the first is a11",
     ]
 
 
@@ -103,7 +103,7 @@ def test_pictures_without_any_wanted_rate_are_left_out_with_a_note(split: Path) 
     label(split, "a", "b")
     dataset = NestedLatentWiderFaceDataset.of_split(split, rates=(12, 75))
     assert [picture.name for picture in dataset.pictures] == ["a"]
-    assert dataset.notes == ["1 pictures have no rate of 12, 75: left out"]
+    assert dataset.notes == ["1 picture without a rate of 12, 75: left out"]
 
 
 def test_a_picture_gives_the_rates_that_it_has(split: Path) -> None:

@@ -268,6 +268,19 @@ def test_every_part_of_a_packed_set_is_as_varied_as_the_whole():
     assert all(len(counts) == 10 and max(counts.values()) <= 25 for counts in of_event)  # of 10 to be expected
 
 
+def test_what_an_earlier_version_packed_is_left_alone(drawn_dataset, tmp_path, monkeypatch, capsys):
+    """In the order of the names: begun anew in another one, it would lose the latents that are not there yet."""
+    monkeypatch.setattr(pack_module, "SHARD_BYTES", 2 * 256 * 8 * 8)
+    config = PackConfig(str(drawn_dataset), out=str(tmp_path / "out"), dtype="int8")
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_module, "mixed", list)
+        run(config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out" / "train").iterdir()}
+    with pytest.raises(LatentFaceError, match="already packed, from other latents or in another order"):
+        run(config)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out" / "train").iterdir()} == before
+
+
 def test_another_packing_in_the_same_folder_is_refused(drawn_dataset, packed, capsys):
     assert main(["pack", str(drawn_dataset), "--out", str(packed["int8"]), "--dtype", "float16"]) == 2
     assert "already holds another packing (int8, rates 25, 75); give another --out" in capsys.readouterr().err

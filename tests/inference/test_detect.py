@@ -238,6 +238,19 @@ def test_a_score_covers_no_face_and_no_better_score() -> None:
     assert label[232:245].any()
 
 
+def test_a_face_from_top_to_bottom_has_its_score_inside() -> None:
+    drawn = draw_faces(np.full((640, 640, 3), 200, dtype=np.uint8), found([[100, 2, 500, 638]]))
+    assert coloured(drawn, BOX)[4:16, 102:130].mean() > 0.4
+
+
+def test_landmarks_of_small_faces_are_left_out() -> None:
+    ground = np.full((640, 640, 3), 200, dtype=np.uint8)
+    for side, drawn in ((20, False), (60, True)):
+        points = np.full((1, 5, 2), 100 + side / 2, np.float32)
+        faces = Faces(np.array([[100, 100, 100 + side, 100 + side]], np.float32), np.array([0.5], np.float32), points)
+        assert (draw_faces(ground, faces)[100 + side // 2, 100 + side // 2] != 200).any() == drawn
+
+
 def test_at_the_edge_a_score_stays_inside() -> None:
     drawn = draw_faces(np.full((640, 640, 3), 200, dtype=np.uint8), found([[620, 0, 639, 40]]))
     assert coloured(drawn, BOX)[42:54, 605:638].mean() > 0.4

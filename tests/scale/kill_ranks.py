@@ -39,9 +39,14 @@ def start(root: Path, out: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def workers(torchrun: subprocess.Popen) -> list[int]:
-    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-    return [int(pid) for pid in children]
+def kill_one(torchrun: subprocess.Popen, generator: random.Random) -> bool:
+    """Whether one of its processes was there to be killed."""
+    try:
+        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        os.kill(int(generator.choice(children)), signal.SIGKILL)
+    except (OSError, IndexError):
+        return False
+    return True
 
 
 def same(first: Path, second: Path) -> bool:
@@ -54,7 +59,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--record", type=Path, help="JSON to write the result into")
     arguments = parser.parse_args()
-    generator, ended, equal, inside = random.Random(0), 0, 0, 0
+    generator, runs, kills, ended, equal, inside = random.Random(0), 0, 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_tree(root / "train", PICTURES, (75,), seed=1, size=SIDE)
@@ -62,22 +67,23 @@ def main() -> None:
         began = time.monotonic()
         assert start(root, root / "whole").wait() == 0
         length = time.monotonic() - began
-        for number in range(arguments.kills):
-            out = root / f"run_{number}"
-            torchrun = start(root, out)
+        while kills < arguments.kills:
+            out = root / f"run_{runs}"
+            torchrun, runs = start(root, out), runs + 1
             time.sleep(generator.uniform(0.1, 1.0) * length)
-            alive = workers(torchrun) if torchrun.poll() is None else []
-            if alive:
-                inside += (out / "state.pth").is_file() and not (out / "weight_final.pth").is_file()
-                os.kill(generator.choice(alive), signal.SIGKILL)
+            if not kill_one(torchrun, generator):
+                torchrun.wait()
+                continue
+            kills += 1
+            inside += (out / "state.pth").is_file() and not (out / "weight_final.pth").is_file()
             ended += torchrun.wait() == 0 and read_rows(out / "metrics.jsonl")[-1]["epoch"] == EPOCHS
             equal += (out / "weight_final.pth").is_file() and same(root / "whole", out)
-            print(number, "killed" if alive else "over before", ended, equal, inside, flush=True)
+            print(kills, ended, equal, inside, flush=True)
     found = {
         "what": f"{PICTURES} drawn pictures of {SIDE}x{SIDE}, light network, {EPOCHS} epochs, two processes; one of "
         f"the two is killed (SIGKILL) at a random moment of the {length:.0f} seconds that such a run takes, torchrun "
         "--max-restarts=3 starts both anew, and the weights are held against those of a run that nobody killed.",
-        "kills": arguments.kills, "inside_training": inside, "ended_by_itself": ended, "equal_to_the_bit": equal,
+        "kills": kills, "inside_training": inside, "ended_by_itself": ended, "equal_to_the_bit": equal,
         "command": " ".join(["python", "tests/scale/kill_ranks.py", *sys.argv[1:]]), "versions": versions(),
     }  # fmt: skip
     print(json.dumps(found, indent=1))
