@@ -51,6 +51,7 @@ COMMANDS = {
     "report": Command(
         "Train", "runs side by side: one HTML page, curves, pictures", "latentface.apps.report", "ReportConfig", "run"
     ),
+    "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
     "export": Command(
         "Use", "weights -> one ONNX file, float32 or int8", "latentface.inference.export", "ExportConfig", "run"
     ),
@@ -58,7 +59,6 @@ COMMANDS = {
         "Use", "every stage beside what one would do instead", "latentface.apps.bench", "BenchConfig", "run"
     ),
     "serve": Command("Use", "a page in the browser to look at latents", "latentface.apps.serve", "ServeConfig", "run"),
-    "detect": Command("Use", "faces in latents or photographs", "latentface.inference.detect", "DetectConfig", "run"),
 }
 
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, defaults: Mapping[str, Any] | N
 
 
 def _dispatch(words: list[str], defaults: Mapping[str, Any] | None) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
     if words[0] == "--version":

@@ -176,6 +176,12 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            there = [str(choice) for choice in action.choices if choice != ""]
+            text = f"{value!r} is none of {', '.join(there)}{_suggestion(str(value), there)}"
+            raise argparse.ArgumentError(action, text)
+
     def error(self, message: str) -> NoReturn:
         raise LatentFaceError(f"{message}; see {self.prog} --help")
 

@@ -117,7 +117,7 @@ def test_values_have_the_declared_types():
         ("--batch_size", "expected one argument"),
         ("--rates", "expected at least one argument"),
         ("--heat warm", "invalid float value: 'warm'"),
-        ("--model fire", "invalid choice: 'fire' (choose from"),
+        ("--model fire", "'fire' is none of"),
         ("--no_salt yes", "unknown argument yes"),
     ],
 )
@@ -296,3 +296,24 @@ def test_a_recipe_settles_what_is_left_open() -> None:
     assert TrainConfig(average=0.0).average == 0.0
     with pytest.raises(LatentFaceError, match="--recipe best: there are modern, retinaface"):
         TrainConfig(recipe="best")
+
+
+@dataclass
+class Grouped:
+    """Bakes."""
+
+    flour: str = option("rye", "grains")
+    oven_heat: int = option(200, "degrees", group="the oven")
+    fan: bool = option(False, "hot air")
+
+
+def test_help_has_groups_and_names_each_flag_once(capsys):
+    with pytest.raises(SystemExit):
+        parse(Grouped, ["--help"], "bake")
+    text = capsys.readouterr().out
+    assert text.startswith("usage: bake [--flag value ...]\n\nBakes.")
+    first, oven = text.split("the oven:\n")
+    assert "--flour" in first
+    assert [line.split()[0] for line in oven.splitlines() if line.startswith("  --")] == ["--oven_heat", "--fan"]
+    assert "--oven-heat" not in text
+    assert parse(Grouped, ["--oven-heat", "7"], "bake").oven_heat == 7

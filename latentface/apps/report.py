@@ -19,6 +19,7 @@ from latentface.errors import LatentFaceError
 from latentface.evaluation.report import Curves, Difference, difference, draw, markdown, read_curves
 from latentface.files import make_folder, replacing
 from latentface.options import option
+from latentface.words import disk_size
 
 if TYPE_CHECKING:
     from latentface.apps.report_faces import Judged
@@ -82,14 +83,14 @@ def run(config: ReportConfig) -> Path:
     with replacing(out / "report.html") as temporary:
         size = temporary.write_bytes(html.encode("utf-8", errors="replace"))
     hint = "; fewer --pictures and --crops make it smaller" if size > MUCH else ""
-    print(f"{out / 'report.html'}: {size / 1e6:.1f} MB{hint}")
+    print(f"{out / 'report.html'}: {disk_size(size)}{hint}")
     return out
 
 
 def _differences(curves: Curves, anchors: tuple[str, ...]) -> list[Difference]:
     for anchor in anchors:
         if anchor not in curves:
-            raise LatentFaceError(f"--anchor {anchor}: there are {', '.join(curves)}")
+            raise LatentFaceError(f"--anchor {anchor}: there are {', '.join(curves) or 'none: no run was evaluated'}")
     pairs = [(name, anchor) for anchor in anchors or tuple(curves)[:1] for name in curves if name != anchor]
     return [difference(name, curves[name], anchor, curves[anchor]) for name, anchor in pairs]
 

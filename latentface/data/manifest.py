@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from latentface.codecs.base import Latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem, parse_json, replacing, unwritable
@@ -109,6 +111,14 @@ class ManifestRow:
     def content_height(self) -> int:
         """The picture's height without padding."""
         return round(self.part[3] * self.scale_y)
+
+    def to_photograph(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes [N, 4] in picture pixels -> pixels of the photograph."""
+        x, y, width, _ = self.part
+        found = boxes / np.array([self.scale_x, self.scale_y] * 2)
+        if self.mirrored:
+            found[:, [0, 2]] = width - found[:, [2, 0]]
+        return found + np.array([x, y] * 2)
 
 
 def source_base(row: ManifestRow) -> str:

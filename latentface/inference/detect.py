@@ -15,6 +15,7 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
+from latentface.codecs.preview import preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.mirror import shown
@@ -34,13 +35,14 @@ from latentface.inference.draw import (
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
 from latentface.inference.pretrained import pretrained
 from latentface.machine import cores
-from latentface.model.faces import Faces
+from latentface.model.faces import Faces, Thresholds
 from latentface.options import option
 from latentface.overlap import ahead
 from latentface.progress import progress
 from latentface.words import counted
 
 TABLE_ROWS = 50
+JPEG_AI = ("jpegai", "jpegai-vm")
 MANY_FACES = 300  # in a picture: 25 of 2,747 of WIDER FACE have more than 200
 ROW_FORMATS = ("jsonl", "parquet")
 
@@ -117,8 +119,10 @@ class DetectConfig:
         return VmSettings(self.vm, self.python)
 
     def open_codec(self) -> Codec | None:
-        """That of `--codec`."""
-        return open_codec(self.codec, self.codec_weights or None, vm=self.vm_settings) if self.codec else None
+        """That of `--codec`; None for JPEG AI without its networks, which are for photographs: latents need none."""
+        if not self.codec or (self.codec in JPEG_AI and not (self.codec_weights or self.vm)):
+            return None
+        return open_codec(self.codec, self.codec_weights or None, vm=self.vm_settings)
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,14 @@ def _run(config: DetectConfig) -> int:
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
-    detector.check_codec(codec.name if codec else "", f"--codec {config.codec}")
+    detector.check_codec("jpegai" if config.codec in JPEG_AI else config.codec, f"--codec {config.codec}")
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
 
     def read(batch: list[Path]) -> list[Source]:
-        return list(_readable(batch, config, detector, codec, strict=len(paths) == 1))
+        sources = list(_readable(batch, config, detector, codec, strict=len(paths) == 1))
+        if batch is batches[0]:  # a second of thousand latents' time would be too dear
+            _say_doubts(sources, detector)
+        return sources
 
     def detect(sources: list[Source]) -> list[tuple[Source, Faces]]:
         return list(zip(sources, find_faces(sources, config, detector), strict=True))
@@ -192,13 +199,17 @@ def _run(config: DetectConfig) -> int:
     print(f"{counted(faces_found, 'face')} in {pictures}; results in {config.out}/")
     if faces_found > MANY_FACES * looked_at:
         mean = faces_found // looked_at
-        print(f"note: {mean} faces a picture: crowds, a low --conf, or a network that knows no faces yet")
+        most = ", the most that are kept" if mean == Thresholds().keep else ""
+        print(f"note: {mean} faces a picture{most}: crowds, a low --conf, or a network that knows no faces yet")
     return 0 if looked_at else 2
 
 
 def weights_of(config: DetectConfig, codec: Codec | None) -> str:
     """`--weight`, else the file that comes along for the codec."""
-    return config.weight or str(pretrained(codec.name if codec else _codec_of_inputs(config)))
+    if config.weight:
+        return config.weight
+    name = codec.name if codec else config.codec or _codec_of_inputs(config)
+    return str(pretrained("jpegai" if name in JPEG_AI else name))
 
 
 def _codec_of_inputs(config: DetectConfig) -> str:
@@ -218,6 +229,23 @@ def _codec_of_inputs(config: DetectConfig) -> str:
     return "jpegai"
 
 
+def _say_doubts(sources: list[Source], detector: Detector) -> None:
+    """A line for each latent of an unknown codec that does not look like what the detector reads."""
+    preview = preview_of_jpegai()
+    for source in sources:
+        if source.codec or detector.codec != preview.name:
+            continue
+        model = preview.model_of(source.array, source.rate)
+        if model is None:
+            text = "its values are unlike a JPEG AI latent's: if it is none, faces found in it mean nothing"
+        elif model != preview.usual_model(source.rate):
+            rates = [str(rate) for rate in preview.model_of_rate if preview.usual_model(rate) == model]
+            text = f"its values are those of rate {' or '.join(rates)}, not {source.rate}"
+        else:
+            continue
+        print(f"note: {shown(source.path)}: {text}", file=sys.stderr)
+
+
 def _readable(
     paths: list[Path], config: DetectConfig, detector: Detector, codec: Codec | None, *, strict: bool
 ) -> Iterator[Source]:
@@ -234,7 +262,7 @@ def _readable(
 def find_faces(sources: list[Source], config: DetectConfig, detector: Detector) -> list[Faces]:
     for source in sources:
         detector.check_codec(source.codec, shown(source.path))
-    return detector(
+    found = detector(
         [source.array for source in sources],
         [source.rate for source in sources],
         model_index=[source.model_index for source in sources],
@@ -242,6 +270,10 @@ def find_faces(sources: list[Source], config: DetectConfig, detector: Detector) 
         nms=config.nms,
         batch_size=config.batch_size,
     )
+    return [
+        faces.within(source.row.content_width, source.row.content_height) if source.row else faces
+        for source, faces in zip(sources, found, strict=True)
+    ]
 
 
 def inputs_of(config: DetectConfig, detector: Detector) -> Iterator[Path]:
@@ -324,6 +356,8 @@ def _refuse_same_names(paths: list[Path]) -> None:
 
 def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec | None) -> Source:
     """A photograph, scaled with padding as the encoder does it by default, becomes a latent."""
+    if codec is None and config.codec:
+        codec = open_codec(config.codec)  # says what it needs
     if codec is None:
         raise LatentFaceError(f"{path}: a photograph; give --codec dct and --rate 50, or another codec and rate")
     rate = _only_rate(detector, path) if config.rate is None else config.rate
@@ -354,11 +388,18 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
     with replacing(out / f"{source.name}.json", flush=False) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if not config.no_pictures:
-        save_picture(out / f"{source.name}.png", draw_faces(_ground(source, config, detector, codec), faces))
+        ground, row = _ground(source, config, detector, codec), source.row
+        if row:
+            ground = ground[: row.content_height, : row.content_width]
+        save_picture(out / f"{source.name}.png", draw_faces(ground, faces))
 
 
 def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
-    """Plain values for a file. Boxes are x1 y1 x2 y2 and landmarks five x y, picture pixels."""
+    """Plain values for a file. Boxes are x1 y1 x2 y2 and landmarks five x y, picture pixels.
+
+    `photograph_box` is the box in pixels of the photograph, where it is known how that lies in the picture.
+    """
+    there = source.row.to_photograph(faces.boxes) if source.row else [None] * len(faces)
     return {
         "latent": shown(source.path),
         "rate": source.rate,
@@ -366,15 +407,20 @@ def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
         "picture_height": source.array.shape[1] * stride,
         "photograph": _photograph(source.row),
         "faces": [
-            {"box": box, "score": score, "landmarks": points}
-            for box, score, points in zip(
-                faces.boxes.round(2).tolist(),
-                faces.scores.round(4).tolist(),
-                [points.round(2).tolist() if np.isfinite(points).all() else None for points in faces.landmarks],
-                strict=True,
-            )
+            {
+                "box": _rounded(box, 2),
+                "score": _rounded(score, 4),
+                "landmarks": _rounded(points, 2) if np.isfinite(points).all() else None,
+                "photograph_box": None if whole is None else _rounded(whole, 2),
+            }
+            for box, score, points, whole in zip(faces.boxes, faces.scores, faces.landmarks, there, strict=True)
         ],
     }
+
+
+def _rounded(values: np.ndarray, digits: int) -> Any:
+    """Plain numbers with no more digits than that, which float32 would have."""
+    return np.asarray(values, np.float64).round(digits).tolist()
 
 
 def _photograph(row: ManifestRow | None) -> dict[str, object] | None:

@@ -143,7 +143,7 @@ def _framed(boxes: np.ndarray, row: ManifestRow | None, frame: str, name: str) -
         return boxes
     if row is None or row.crop or row.mirrored:
         raise LatentFaceError(f"--frame source: the manifest does not say where {name} lies in a whole photograph")
-    return boxes / np.array([row.scale_x, row.scale_y, row.scale_x, row.scale_y], dtype=np.float32)
+    return row.to_photograph(boxes)
 
 
 def _plain(score: DetectionScore) -> dict[str, Any]:

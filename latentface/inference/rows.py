@@ -41,7 +41,12 @@ def _write_parquet(path: Path, rows: Rows) -> None:
         ("crop", pa.list_(pa.int64())),
         ("mirrored", pa.bool_()),
     ]
-    face = [("box", numbers), ("score", pa.float64()), ("landmarks", pa.list_(numbers))]
+    face = [
+        ("box", numbers),
+        ("score", pa.float64()),
+        ("landmarks", pa.list_(numbers)),
+        ("photograph_box", numbers),
+    ]
     schema = pa.schema(
         [
             ("latent", pa.string()),

@@ -20,6 +20,12 @@ class Faces:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def within(self, width: int, height: int) -> Faces:
+        """Those whose middle lies in the first `width` x `height` picture pixels: beyond is padding."""
+        middle = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+        kept = (middle < (width, height)).all(axis=1)
+        return Faces(self.boxes[kept], self.scores[kept], self.landmarks[kept])
+
 
 @dataclass(frozen=True)
 class Thresholds:

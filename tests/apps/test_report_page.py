@@ -330,7 +330,7 @@ def test_a_run_in_the_default_folder_is_named_by_its_weights(tmp_path: Path, mon
     [run] = find_runs(("runs/night", str(Path("evaluation").resolve())))
     assert (run.name, len(run.evaluations), run.trainings) == ("night", 1, (Path("runs/night"),))
     file.write_text(json.dumps({"protocol": {"name": "AP"}, "rates": scores}))
-    assert [run.name for run in find_runs(("evaluation",))] == ["evaluation"]
+    assert [run.name for run in find_runs(("evaluation",))] == [tmp_path.name]
 
 
 def test_one_curve_has_nothing_to_be_held_against(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

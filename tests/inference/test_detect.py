@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,41 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*arguments, "--codec", "dct", "--size", "128"]) == 0
     content = json.loads(Path("detections", "photo.json").read_text())
     assert (content["picture_width"], content["picture_height"]) == (128, 128)
+    assert main([*arguments, "--codec", "dct", "--size", "128", "--conf", "0.01"]) == 0
+    faces = json.loads(Path("detections", "photo.json").read_text())["faces"]
+    assert len(faces) > 0
+    for face in faces:  # 90 x 60 pixels became 128 x 85, with padding below
+        assert (face["box"][1] + face["box"][3]) / 2 < 85
+        box = np.multiply(face["box"], [90 / 128, 60 / 85] * 2)
+        assert face["photograph_box"] == pytest.approx(box.tolist(), abs=0.02)
+    with Image.open("detections/photo.png") as picture:
+        assert picture.size == (640, 425)
+
+
+def test_jpeg_ai_latents_need_no_networks(capsys: pytest.CaptureFixture) -> None:
+    """And noise is said to be none."""
+    np.save("latent_75.npy", np.random.default_rng(0).standard_normal((256, 4, 4)).astype(np.float32))
+    for words in ([], ["--codec", "jpegai"], ["--codec", "jpegai-vm"]):
+        assert main(["detect", "latent_75.npy", *words]) == 0
+        said = capsys.readouterr().err
+        assert "note: latent_75.npy: its values are unlike a JPEG AI latent's" in said
+        assert ("taken for jpegai" in said) == (not words)
+    Image.new("RGB", (32, 32)).save("a.png")
+    assert main(["detect", "a.png", "--codec", "jpegai", "--rate", "75"]) == 2
+    assert "codec jpegai needs --codec_weights DIR" in capsys.readouterr().err
+
+
+def test_boxes_of_mirrored_parts_are_brought_back() -> None:
+    """A part of 40 x 20 pixels from (10, 5) on, mirrored and enlarged twice."""
+    row = ManifestRow("a.png", {}, 16, 100, 100, 2.0, 2.0, crop=(10, 5, 40, 20), mirrored=True)
+    assert row.to_photograph(np.array([[0.0, 0, 20, 10]])).tolist() == [[40, 5, 50, 10]]
+    assert replace(row, mirrored=False).to_photograph(np.array([[0.0, 0, 20, 10]])).tolist() == [[10, 5, 20, 10]]
+
+
+def test_faces_in_the_padding_are_none() -> None:
+    faces = found([[0, 0, 10, 10], [90, 0, 110, 10], [0, 55, 10, 75]], [0.9, 0.8, 0.7])
+    assert faces.within(100, 64).scores.tolist() == pytest.approx([0.9])
+    assert faces.within(101, 66).scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +164,6 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
         (["{latent}", "{latent}", "--image", "x.png", "--weight", "{weights}"], "--image goes with one latent"),
         (["{latent}", "--image", "gone.png", "--weight", "{weights}"], "gone.png: cannot be read as a picture"),
         (["{latent}", "--weight", "{latent}"], "latent_75.npy: not a PyTorch file"),
-        (["{latent}", "--weight", "{weights}", "--codec", "jpegai"], "codec jpegai needs --codec_weights"),
     ],
 )
 def test_mistakes_get_one_line(

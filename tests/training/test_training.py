@@ -315,7 +315,10 @@ def test_without_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture) -
         (["--dataset_root", "nowhere"], "nowhere/train/latent: no such folder"),
         (["--epoch", "3"], "unknown argument --epoch (did you mean --epochs?)"),
         (["--epochs", "0"], "--epochs 0: has to be 1 or more"),
-        (["--model", "resnet19"], "invalid choice: 'resnet19'"),
+        (
+            ["--model", "resnet19"],
+            "'resnet19' is none of resnet18, resnet34, resnet50, light, mobilenet (did you mean resnet",
+        ),
         (["--dataset_root", "{root}", "--latent_type", "latent_80.npy"], "no latent of rate 80; there are 25, 75"),
         (["--dataset_root", "{root}", "--latent_type", "75"], None),
         (["--dataset_root", "{root}", "--latent_type", "best.npy"], "expected a name like latent_75.npy"),
