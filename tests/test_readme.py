@@ -125,6 +125,11 @@ def test_the_speed_beside_the_published_detector_is_that_of_the_record() -> None
     one = rows["latent to faces: mobilenet, residual, torch bfloat16, batch 1"]
     assert f"640x640 pixels: {1000 * one['seconds']:.0f} ms by the weights" in README
     assert f"on the pixels: {1000 * one['against_seconds']:.0f} ms (" in README.replace("\n", " ")
+    both = f"{1000 * one['seconds']:.0f} ms against {1000 * one['against_seconds']:.0f} above"
+    in_table = bench_rows()["latent to faces: mobilenet, residual, torch bfloat16, batch 1"]["comparison"]["seconds"]
+    slower = f"was {one['seconds'] / in_table:.1f} times slower) our light one is {one['ratio']:.1f} times as fast"
+    assert both in README
+    assert slower in README.replace("\n", " ")
 
 
 def test_errors_of_packing_are_those_of_the_record() -> None:
