@@ -90,7 +90,7 @@ def _results(
             _Actor,
             fn_constructor_args=(start, str(Path.cwd())),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=int(engine.gpu),
             max_restarts=-1,
