@@ -74,6 +74,11 @@ def test_demo_figures_are_those_of_the_record() -> None:
     assert all(rate["ap"] >= 0.90 for rate in rates)
 
 
+def test_the_first_minutes_are_those_of_the_record() -> None:
+    seconds = json.loads((REPOSITORY / "records" / "first_minutes.json").read_text())["seconds"]
+    assert f"{(seconds['install'] + seconds['first detection']) / 60:.1f} minutes from a clone" in README
+
+
 def test_protocol_figures_are_those_of_the_record() -> None:
     wider = json.loads((REPOSITORY / "records" / "wider_protocol.json").read_text())["wider"]
     assert " / ".join(f"{wider[name]:.4f}" for name in ("easy", "medium", "hard")) in README
@@ -178,7 +183,7 @@ def test_speed_figures_are_those_of_the_record(label: str) -> None:
     assert speed_line(label, bench_rows()[SPEED[label]]) in README
 
 
-@pytest.mark.parametrize("name", ["bench_epyc_2_cores", "bench_epyc_2_cores_mobilenet"])
+@pytest.mark.parametrize("name", ["bench_epyc_2_cores", "bench_epyc_2_cores_mobilenet", "bench_epyc_avx2_2_cores"])
 def test_the_table_of_a_benchmark_was_made_from_its_record(name: str) -> None:
     record = json.loads((REPOSITORY / "records" / f"{name}.json").read_text())
     rows = [row for rows in record["rows"].values() for row in rows]
