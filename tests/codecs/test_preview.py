@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentface.codecs import open_codec
@@ -32,6 +32,7 @@ def flat_cells(array: np.ndarray) -> np.ndarray:
     return array.transpose(1, 2, 0).repeat(16, axis=0).repeat(16, axis=1).astype(np.uint8)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 5))
 def test_a_linear_codec_is_undone(seed, rows, columns):
     generator = np.random.default_rng(seed)
