@@ -18,6 +18,7 @@ import numpy as np
 from latentface.codecs.amplitudes import JPEG_AI_MODELS
 from latentface.codecs.base import Latent, check_latent, crop_padding
 
+JPEG_AI = ("jpegai", "jpegai-vm")  # codecs whose latents these are
 FILE = Path(__file__).resolve().parents[1] / "weights" / "preview_jpegai.npz"
 PLACES = 8  # per cell and direction
 RIDGE = 1e-3  # of each input's own mean square, so that inputs that are nearly alike get no huge weights

@@ -29,6 +29,7 @@ from latentface.files import make_folder, parse_json, replacing, sha256
 from latentface.inference.detect import (
     DetectConfig,
     Source,
+    codec_said,
     describe,
     find_faces,
     inputs_of,
@@ -92,7 +93,7 @@ def run_archive(config: DetectConfig) -> int:
     codec = config.open_codec()
     config = replace(config, weight=weights_of(config, codec))
     detector = Detector.load(config.weight, network=config.network or None, device=config.device)
-    detector.check_codec(codec.name if codec else "", f"--codec {config.codec}")
+    detector.check_codec(codec_said(config, codec), f"--codec {config.codec}")
     gpu = pick_device(config.device).type == "cuda"
     processes = config.processes or int(gpu and not config.ray)  # of which each would hold a GPU's memory of its own
     engine = Engine(processes, config.ray, gpu)

@@ -15,7 +15,7 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
-from latentface.codecs.preview import preview_of_jpegai
+from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
 from latentface.data.mirror import shown
@@ -42,7 +42,6 @@ from latentface.progress import progress
 from latentface.words import counted
 
 TABLE_ROWS = 50
-JPEG_AI = ("jpegai", "jpegai-vm")
 MANY_FACES = 300  # in a picture: 25 of 2,747 of WIDER FACE have more than 200
 ROW_FORMATS = ("jsonl", "parquet")
 
@@ -169,12 +168,12 @@ def _run(config: DetectConfig) -> int:
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
     _refuse_same_names(paths)
-    detector.check_codec("jpegai" if config.codec in JPEG_AI else config.codec, f"--codec {config.codec}")
+    detector.check_codec(codec_said(config, codec), f"--codec {config.codec}")
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
 
     def read(batch: list[Path]) -> list[Source]:
         sources = list(_readable(batch, config, detector, codec, strict=len(paths) == 1))
-        if batch is batches[0]:  # a second of thousand latents' time would be too dear
+        if batch is batches[0]:  # some milliseconds for each: too dear for all of a large folder
             _say_doubts(sources, detector)
         return sources
 
@@ -206,10 +205,14 @@ def _run(config: DetectConfig) -> int:
 
 def weights_of(config: DetectConfig, codec: Codec | None) -> str:
     """`--weight`, else the file that comes along for the codec."""
-    if config.weight:
-        return config.weight
-    name = codec.name if codec else config.codec or _codec_of_inputs(config)
-    return str(pretrained("jpegai" if name in JPEG_AI else name))
+    return config.weight or str(pretrained(codec_said(config, codec) or _codec_of_inputs(config)))
+
+
+def codec_said(config: DetectConfig, codec: Codec | None) -> str:
+    """What the latents of `--codec` are called, which depends on the profile of jpegai-vm; empty without it."""
+    if codec:
+        return codec.name
+    return "jpegai" if config.codec else ""  # opened without networks: see `open_codec`
 
 
 def _codec_of_inputs(config: DetectConfig) -> str:
@@ -231,10 +234,10 @@ def _codec_of_inputs(config: DetectConfig) -> str:
 
 def _say_doubts(sources: list[Source], detector: Detector) -> None:
     """A line for each latent of an unknown codec that does not look like what the detector reads."""
-    preview = preview_of_jpegai()
     for source in sources:
-        if source.codec or detector.codec != preview.name:
+        if source.codec or detector.codec != "jpegai":
             continue
+        preview = preview_of_jpegai()
         model = preview.model_of(source.array, source.rate)
         if model is None:
             text = "its values are unlike a JPEG AI latent's: if it is none, faces found in it mean nothing"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentface.codecs import open_codec
 from latentface.codecs.base import Decoder, Latent
-from latentface.codecs.preview import preview_of_jpegai
+from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import framed_row, read_picture, render
 from latentface.errors import LatentFaceError
@@ -124,7 +124,7 @@ def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decod
     name = next((name for name in names if name not in ("", "unknown")), "").partition(" and ")[0]
     if name in ("dct", "pixels"):
         return open_codec(name)
-    if name not in ("", "jpegai", "jpegai-vm"):
+    if name and name not in JPEG_AI:
         return None
     preview = preview_of_jpegai()
     if name:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,14 @@ def test_jpeg_ai_latents_need_no_networks(capsys: pytest.CaptureFixture) -> None
     Image.new("RGB", (32, 32)).save("a.png")
     assert main(["detect", "a.png", "--codec", "jpegai", "--rate", "75"]) == 2
     assert "codec jpegai needs --codec_weights DIR" in capsys.readouterr().err
+
+
+def test_latents_of_another_profile_are_called_otherwise() -> None:
+    """Those of the reference software's profile `high` are none that a detector for `jpegai` reads."""
+    named = SimpleNamespace(name="jpegai-high")
+    assert detect.codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), named) == "jpegai-high"
+    assert detect.codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), None) == "jpegai"
+    assert detect.codec_said(detect.DetectConfig(("a.npy",)), None) == ""
 
 
 def test_boxes_of_mirrored_parts_are_brought_back() -> None:
