@@ -67,14 +67,12 @@ class Mirror:
                 self.folder.rmdir()
                 self.folder.parent.rmdir()
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str) -> None:
         """A file of any name, into the folder. Raises LatentFaceError where it is not there."""
-        path = self.folder / name
         with self.cache.lock(self.folder.parent.name):
-            make_folder(path.parent, "--cache_dir")
+            make_folder((self.folder / name).parent, "--cache_dir")
             if not self._fetch(name):
                 raise LatentFaceError(f"{self.url}/{name}: no such file")
-        return path
 
     def _fetch(self, name: str) -> bool:
         path = self.folder / name
