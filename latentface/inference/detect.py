@@ -6,8 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
-from latentface.data.manifest import MANIFEST_NAME, LatentEntry, ManifestRow, read_manifest
+from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.mirror import shown
 from latentface.data.pictures import read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
@@ -33,7 +31,7 @@ from latentface.inference.draw import (
     save_picture,
 )
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
-from latentface.inference.pretrained import pretrained
+from latentface.inference.pretrained import codec_near, manifest_in, pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces, Thresholds
 from latentface.options import option
@@ -216,20 +214,14 @@ def codec_said(config: DetectConfig, codec: Codec | None) -> str:
 
 
 def _codec_of_inputs(config: DetectConfig) -> str:
-    """The codec to take weights for: as the first manifest says, else JPEG AI, with a line."""
-    for place in (*config.places, *(next(read_list(name), Path()) for name in config.lists)):
-        path = place.resolve()
-        if is_picture(path):
+    """The codec to take weights for, where `--codec` does not say it."""
+    places = [*config.places, *(next(read_list(name), Path()) for name in config.lists)]
+    for place in places:
+        if is_picture(place):
             raise LatentFaceError(
                 f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate"
             )
-        for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
-            rows = _manifest(folder / MANIFEST_NAME)
-            codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
-            if codecs:
-                return codecs.pop()
-    print("no manifest says which codec made this: taken for jpegai; --codec says otherwise", file=sys.stderr)
-    return "jpegai"
+    return codec_near(places, "--codec")
 
 
 def _say_doubts(sources: list[Source], detector: Detector) -> None:
@@ -336,7 +328,7 @@ def open_source(path: Path, config: DetectConfig, detector: Detector, codec: Cod
     rate = _only_rate(detector, path) if named is None else named
     folder = path.resolve().parent
     split = store.split if store else folder.parent.parent
-    rows = _manifest(split / MANIFEST_NAME) if in_name is not None else {}
+    rows = manifest_in(split) if in_name is not None else {}
     row = rows.get(folder.name)
     if row is not None:
         row.check_cells(array.shape, shown(path))
@@ -377,11 +369,6 @@ def _only_rate(detector: Detector, path: Path) -> int:
     if len(detector.rates) != 1:
         raise LatentFaceError(f"{path}: give --rate, one of {', '.join(map(str, detector.rates))}")
     return detector.rates[0]
-
-
-@lru_cache(maxsize=4)
-def _manifest(path: Path) -> dict[str, ManifestRow]:
-    return read_manifest(path) if path.is_file() else {}
 
 
 def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:

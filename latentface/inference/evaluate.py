@@ -21,9 +21,11 @@ from latentface.options import option
 
 @dataclass
 class EvaluateConfig:
-    """AP of a checkpoint on a dataset (--weight), or of WIDER FACE prediction files (--predictions, --ground_truth)."""
+    """AP of a checkpoint on a dataset, or of WIDER FACE prediction files (--predictions, --ground_truth)."""
 
-    weight: str = option("", "checkpoint to evaluate")
+    weight: str = option(
+        "", "checkpoint to evaluate; empty: the detector that comes along for the codec"
+    )
     network: str = option("", "backbone that the checkpoint has to hold; empty: whatever it holds")
     dataset_root: str = option(".", "folder that holds the split, or its URL, s3://...")
     split: str = option("val", "folder below --dataset_root with latent/ and labels.txt")
@@ -54,11 +56,11 @@ class EvaluateConfig:
     json: bool = option(False, "print the result as JSON")
 
     def __post_init__(self) -> None:
-        if bool(self.weight) == bool(self.predictions):
+        if self.weight and self.predictions:
             raise LatentFaceError("give either --weight (with --dataset_root) or --predictions (with --ground_truth)")
         if self.predictions and not self.ground_truth:
             raise LatentFaceError("--predictions needs --ground_truth DIR, the folder of the official .mat files")
-        if self.weight and self.ground_truth and self.frame != "source":
+        if not self.predictions and self.ground_truth and self.frame != "source":
             raise LatentFaceError("--ground_truth is in pixels of the photographs: add --frame source")
         if self.batch_size < 1 or self.stride < 1 or min(self.workers, self.channels) < 0:
             raise LatentFaceError("--batch_size and --stride have to be 1 or more, --workers and --channels 0 or more")

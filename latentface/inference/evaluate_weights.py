@@ -23,6 +23,7 @@ from latentface.evaluation.wider import prediction_name, write_prediction
 from latentface.files import make_folder, refuse_link_outside
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
+from latentface.inference.pretrained import codec_near, pretrained
 from latentface.machine import versions
 from latentface.progress import progress
 
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Every rate of a split: overall, by face height, landmarks; prediction files in `out`/predictions_<rate>."""
-    detector = Detector.load(config.weight, network=config.network or None, device=config.device)
-    if config.channels:
-        detector.read_channels(config.channels)
     cache = Cache.of(config.cache_dir, config.cache_gb)
     split = local(join(config.dataset_root, config.split), cache) if not config.latent_dir else None
     latent_dir = latent_folder(split) if split else local(config.latent_dir, cache)
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{shown(latent_dir)}: no such folder; give --dataset_root and --split, or --latent_dir")
+    weight = config.weight or str(pretrained(codec_near([latent_dir], "--weight")))
+    detector = Detector.load(weight, network=config.network or None, device=config.device)
+    if config.channels:
+        detector.read_channels(config.channels)
     there = set(available_rates(latent_dir))
     rates = config.rates or tuple(rate for rate in detector.rates or sorted(there) if rate in there) or detector.rates
     if not rates:
@@ -60,7 +62,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "pictures": max(len(dataset) for dataset in datasets),
         "notes": list(dict.fromkeys(note for dataset in datasets for note in dataset.notes)),
         "codec": datasets[0].codec,
-        "weight": config.weight,
+        "weight": weight,
         "min_height": config.min_height,
         "confidence": config.conf,
         "nms": config.nms,

@@ -5,8 +5,13 @@ What they were trained on, what they reach and where they end stands in the mode
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
 from latentface.errors import LatentFaceError
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -20,3 +25,26 @@ def pretrained(codec: str) -> Path:
         raise LatentFaceError(f"no weights for latents of {codec} come with this package (there are: {there}): give "
                               "--weight")  # fmt: skip
     return path
+
+
+def codec_near(places: Iterable[Path], flag: str) -> str:
+    """The codec to take weights for: as the first manifest in or above one of `places` says, else JPEG AI, with a line.
+
+    `flag` is what says otherwise.
+    """
+    for place in places:
+        path = place.resolve()
+        for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
+            rows = manifest_in(folder)
+            codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
+            if codecs:
+                return codecs.pop()
+    print(f"no manifest says which codec made this: taken for jpegai; {flag} says otherwise", file=sys.stderr)
+    return "jpegai"
+
+
+@lru_cache(maxsize=4)
+def manifest_in(folder: Path) -> dict[str, ManifestRow]:
+    """Of a split; empty where there is none."""
+    path = folder / MANIFEST_NAME
+    return read_manifest(path) if path.is_file() else {}

@@ -17,6 +17,7 @@ from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.inference import detect
 from latentface.inference.draw import BOX, decode_picture, draw_faces, place_photograph, render_latent
+from latentface.inference.pretrained import manifest_in
 from latentface.model.faces import Faces
 
 
@@ -242,7 +243,7 @@ def test_manifest_is_found_from_anywhere_and_another_codec_refused(
     assert main(detected) == 0
     assert (tmp_path / "out" / f"{inside.name}_latent_75.png").exists()
     write_manifest_of(tmp_path / "val", "jpegai")
-    detect._manifest.cache_clear()
+    manifest_in.cache_clear()
     assert main(detected) == 2
     assert "a latent of jpegai, but these weights were trained on dct" in capsys.readouterr().err
 

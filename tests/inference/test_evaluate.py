@@ -14,6 +14,7 @@ from latentface.cli import main
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
 from latentface.evaluation.wider import read_predictions
 from latentface.inference.detector import Detector
+from latentface.inference.pretrained import pretrained
 
 
 def test_evaluation_agrees_with_detector_and_files(
@@ -58,13 +59,22 @@ def test_json_to_standard_output(
     assert list(json.loads(capsys.readouterr().out)["rates"]) == ["25", "75"]
 
 
+def test_without_a_checkpoint_the_detector_for_the_codec_of_the_latents(
+    drawn_photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--dataset_root", str(drawn_photographs), "--split", "train", "--out", str(tmp_path), "--json"]
+    assert main(["evaluate", *arguments]) == 0
+    protocol = json.loads(capsys.readouterr().out)["protocol"]
+    assert (protocol["codec"], protocol["weight"]) == ("dct", str(pretrained("dct")))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --weight"),
+        ([], "val/latent: no such folder; give --dataset_root"),
         (["--weight", "w.pth", "--predictions", "p"], "give either --weight"),
         (["--predictions", "p"], "--predictions needs --ground_truth"),
-        (["--weight", "gone.pth"], "gone.pth: no such file"),
+        (["--weight", "gone.pth", "--dataset_root", "{root}"], "gone.pth: no such file"),
         (["--weight", "{weights}", "--dataset_root", "gone"], "gone/val/latent: no such folder"),
         (
             ["--weight", "{weights}", "--ground_truth", "g"],
