@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from latentface.apps.bench_timing import Row, compare, elapsed, gmac
+from latentface.apps.bench_timing import Row, compare, elapsed, gmac, operations_of
 from latentface.codecs.base import Codec
 from latentface.data.manifest import ManifestRow
 from latentface.inference.draw import decode_picture
@@ -145,17 +144,12 @@ def network_figures(
     with torch.inference_mode():
         model(*inputs)
         seconds = float(np.median([elapsed(lambda: model(*inputs), device) for _ in range(rounds)]))
-        with torch.profiler.profile() as profile:
-            model(*inputs)
+        operations = operations_of(lambda: model(*inputs))
     work = gmac(model, *inputs)
-    time_of: Counter[str] = Counter()
-    for event in profile.key_averages():
-        time_of[event.key] += event.self_cpu_time_total
-    total = sum(time_of.values())
     return {
         "gmac": work,
         "seconds": seconds,
         "gmac_per_second": work / seconds,
         "share_of_matrix_product": work / seconds / limit,
-        "operations": {name: round(spent / total, 3) for name, spent in time_of.most_common(6)},
+        "operations": operations,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -85,6 +86,17 @@ def elapsed(work: Callable[[], object], device: str | torch.device = "cpu") -> f
     begin_time = time.perf_counter()
     work()
     return time.perf_counter() - begin_time
+
+
+def operations_of(work: Callable[[], object]) -> dict[str, float]:
+    """The six operations of torch that most of a call's time goes to, and their shares of it."""
+    with torch.profiler.profile() as profile:
+        work()
+    time_of: Counter[str] = Counter()
+    for event in profile.key_averages():
+        time_of[event.key] += event.self_cpu_time_total
+    total = sum(time_of.values())
+    return {name: round(spent / total, 3) for name, spent in time_of.most_common(6)}
 
 
 def gmac(module: nn.Module, *inputs: torch.Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentface.apps.bench_timing import Row, compare, comparison_of, elapsed
+from latentface.apps.bench_timing import Row, compare, comparison_of, elapsed, operations_of
 from latentface.data.batches import EpochBatches, collate
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.packed import PackedStore
@@ -48,6 +48,7 @@ def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, ro
         "precision": str(precision).removeprefix("torch."),
         "faces_per_picture": FACES,
         "pictures_per_second": len(latents) / comparison.seconds,
+        "operations": operations_of(ours),
     }
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)

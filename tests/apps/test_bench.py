@@ -96,6 +96,9 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         for workers in (0, 2)
     ]
     assert all(row["facts"]["pictures_per_second_read"] > 0 for row in result["rows"]["supply"])
+    for row in result["rows"]["training"]:
+        assert "aten::convolution_backward" in row["facts"]["operations"]
+        assert 0 < sum(row["facts"]["operations"].values()) < 1.01
     limits = {row["item"]: row for row in result["rows"]["limits"]}
     assert 0 < limits["light on latents, shuffle bridge"]["share_of_matrix_product"] < 2
     assert limits["resnet18 on pictures"]["gmac"] == pytest.approx(17.4 / 16, rel=0.02)  # 160 px
