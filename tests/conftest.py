@@ -21,6 +21,11 @@ from latentface.data.labels import PictureLabels, write_labels
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that the other process is not left without work at the end."""
+    items.sort(key=lambda item: item.path.name != "test_commands.py")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real photographs, networks and ground truth, which are no part of the project."""

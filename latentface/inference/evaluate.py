@@ -23,9 +23,7 @@ from latentface.options import option
 class EvaluateConfig:
     """AP of a checkpoint on a dataset, or of WIDER FACE prediction files (--predictions, --ground_truth)."""
 
-    weight: str = option(
-        "", "checkpoint to evaluate; empty: the detector that comes along for the codec"
-    )
+    weight: str = option("", "checkpoint to evaluate; empty: the detector that comes along for the codec")
     network: str = option("", "backbone that the checkpoint has to hold; empty: whatever it holds")
     dataset_root: str = option(".", "folder that holds the split, or its URL, s3://...")
     split: str = option("val", "folder below --dataset_root with latent/ and labels.txt")

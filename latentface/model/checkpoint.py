@@ -134,24 +134,36 @@ def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:
 
 
 def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
-    """The configuration that a bare state dict belongs to, found by trying all: there are few."""
-    shapes = {name: tensor.shape for name, tensor in state.items()}
+    """The configuration that a bare state dict belongs to, found by trying: what cannot be is left out early."""
     statistics = _statistics_like(state)
     weight = state.get("projection.weight")
     projection = 0 if weight is None or not weight.dim() else weight.shape[-1]
     sides = (state.get(f"prior_sizes_{stride}", torch.empty(0)) for stride in LEVEL_STRIDES)
     sizes = tuple(tuple(of_level.flatten().tolist()) for of_level in sides)
-    for stride, backbone, bridge in product(STRIDES, BACKBONES, BRIDGE_ENTERS):
+    for backbone in BACKBONES:
         if statistics is None or not all(sizes):
             break
-        if not fits(backbone, bridge):
-            continue
-        try:
-            config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
-        except LatentFaceError:
-            break
-        with torch.device("meta"):  # shapes only, nothing is allocated
-            model = RetinaFace(config, statistics)
-        if {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes:
-            return config
+        bridges = [bridge for bridge in BRIDGE_ENTERS if fits(backbone, bridge)]
+        for stride, bridge in product(STRIDES, list(bridges)):
+            if bridge not in bridges:
+                continue
+            try:
+                config = ModelConfig(backbone, bridge, "latent", statistics.mean.shape[1], stride, sizes, projection)
+            except LatentFaceError:
+                break
+            differing = _differing(state, config, statistics)
+            if not differing:
+                return config
+            if not all(name.startswith(("entry.", "backbone.")) for name in differing):
+                break  # no other bridge or stride would change that
+            if not all(name.startswith("entry.") for name in differing):
+                bridges.remove(bridge)  # no other stride would
     raise LatentFaceError(f"{path}: a state dict, but not of a latentface model on latents")
+
+
+def _differing(state: dict[str, Tensor], config: ModelConfig, statistics: LatentStatistics) -> set[str]:
+    """The weights that a model of that configuration has in other shapes, or that only one of both has."""
+    with torch.device("meta"):  # shapes only, nothing is allocated
+        model = RetinaFace(config, statistics)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return {name for name, _ in shapes.items() ^ {name: tensor.shape for name, tensor in state.items()}.items()}
