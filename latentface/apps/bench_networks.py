@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from latentface.apps.bench_timing import Row, compare, elapsed, gmac, operations_of
 from latentface.codecs.base import Codec
 from latentface.data.manifest import ManifestRow
-from latentface.inference.draw import decode_picture
+from latentface.data.pictures import decode_picture
 from latentface.model.anchors import corners, encode_boxes
 from latentface.model.backbone import PictureStem, build_resnet
 from latentface.model.bridge import BRIDGES

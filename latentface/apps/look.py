@@ -14,13 +14,14 @@ import torch
 
 from latentface.apps.bench_networks import random_model
 from latentface.apps.bench_timing import elapsed, gmac
+from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import Codec
-from latentface.data.pictures import picture_size, read_picture, render, whole_row
+from latentface.data.pictures import decode_picture, picture_size, read_picture, render, whole_row
 from latentface.data.stores import read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name
 from latentface.inference.detector import Detector
-from latentface.inference.draw import data_uri, decode_picture, decoder_at_hand, grey, render_latent, strongest
+from latentface.inference.draw import data_uri, grey, render_latent, strongest
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Faces, Thresholds
 from latentface.model.predict import predict

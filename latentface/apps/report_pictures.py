@@ -12,14 +12,15 @@ import numpy as np
 
 from latentface.apps.report_attributes import hardships
 from latentface.apps.report_faces import Judged
+from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import Decoder
 from latentface.codecs.preview import Preview
 from latentface.data.manifest import source_base
-from latentface.data.pictures import GREY, find_pictures
+from latentface.data.pictures import GREY, decode_picture, find_pictures
 from latentface.errors import LatentFaceError
 from latentface.evaluation.outcomes import FALSES, MISSES, Outcome, heights
 from latentface.files import base_name
-from latentface.inference.draw import data_uri, decode_picture, decoder_at_hand, place_photograph, render_latent
+from latentface.inference.draw import data_uri, place_photograph, render_latent
 
 QUALITY = 80  # of JPEG
 CROP_SIDE = 128  # pixels, of an enlarged part

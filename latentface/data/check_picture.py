@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from latentface.codecs.at_hand import decoder_at_hand
 from latentface.data.check_boxes import Boxes
 from latentface.data.check_files import Split
 from latentface.data.check_latents import Measured
 from latentface.data.labels import labels_of
+from latentface.data.manifest import ManifestRow
+from latentface.data.pictures import decode_picture
 from latentface.data.sizes import LabelFrame
 from latentface.errors import LatentFaceError
 from latentface.files import replacing
@@ -28,8 +31,9 @@ class Shown:
     """A latent to draw, with its labels in picture pixels as they are used."""
 
     title: str
-    luma: np.ndarray  # [h, w], the first channel
-    stride: int
+    seen: np.ndarray  # uint8 [H, W, 3], what the latent shows; or [h, w], its first channel
+    width: int  # picture pixels
+    height: int
     boxes: np.ndarray  # [N, 4] x1 y1 x2 y2
     ignore: np.ndarray  # [N]
 
@@ -43,14 +47,22 @@ def samples(split: Split, frame: LabelFrame, count: int) -> list[Shown]:
     for name in (names[(2 * number + 1) * len(names) // (2 * count)] for number in range(count)):
         rate = split.rates[name][-1]
         try:
-            luma = split.store.read(name, rate).values[0]
-            height, width = (side * split.stride for side in luma.shape)
+            array = np.nan_to_num(split.store.read(name, rate).values)
+            seen = _seen(array, rate, split.rows.get(name))
+            height, width = (side * split.stride for side in array.shape[1:])
             labels = frame.to_picture(labels_of(split.labels[name]), split.rows.get(name), width, height)
         except LatentFaceError:  # is among the findings
             continue
         title = f"{split.name}: {name if len(name) <= 34 else '...' + name[-32:]}, rate {rate}"
-        shown.append(Shown(title, np.nan_to_num(luma), split.stride, labels.boxes, labels.ignore))
+        shown.append(Shown(title, seen, width, height, labels.boxes, labels.ignore))
     return shown
+
+
+def _seen(array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
+    """The picture that a latent [C, h, w] holds, or a preview of it, where that takes no more files; else a channel."""
+    entry = row.latents.get(rate) if row else None
+    decoder = decoder_at_hand((entry.codec if entry else "",), array, rate)
+    return array[0] if decoder is None else decode_picture(decoder, array, rate, row)
 
 
 def draw(path: Path, shown: Sequence[Shown], boxes: Mapping[str, Boxes], measured: Mapping[str, Measured]) -> None:
@@ -67,8 +79,8 @@ def draw(path: Path, shown: Sequence[Shown], boxes: Mapping[str, Boxes], measure
         axes.set_axis_off()
     if shown:
         above.supxlabel(
-            "first channel of the latent; boxes as labels.txt has them (dashed: neither face nor background); "
-            "axes: picture pixels",
+            "what the latents show, or their first channel; boxes as labels.txt has them (dashed: neither face nor "
+            "background); axes: picture pixels",
             fontsize=9,
         )
     heights, amplitudes = below.subplots(1, 2)
@@ -82,9 +94,9 @@ def _latent(axes: Any, one: Shown) -> None:
     """A frame around the latent shows what lies outside of it."""
     from matplotlib.patches import Rectangle
 
-    height, width = (side * one.stride for side in one.luma.shape)
-    low, high = np.percentile(one.luma, (1, 99))
-    axes.imshow(one.luma, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=(0, width, height, 0))
+    width, height = one.width, one.height
+    low, high = np.percentile(one.seen, (1, 99))  # of a channel; colours are shown as they are
+    axes.imshow(one.seen, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=(0, width, height, 0))
     axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor="black", linewidth=1))
     for (x1, y1, x2, y2), ignored in zip(one.boxes, one.ignore, strict=True):
         style = {"edgecolor": IGNORED, "linestyle": "--"} if ignored else {"edgecolor": BOX}

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, WebPImagePlugin  # noqa: F401  the plugins register themselves
 
+from latentface.codecs.base import Decoder, Latent
 from latentface.data.manifest import ManifestRow
 from latentface.errors import LatentFaceError
 from latentface.files import PICTURE_SUFFIXES, base_name, refuse_link_outside, split_suffix
@@ -218,3 +219,22 @@ def render(rgb: np.ndarray, row: ManifestRow) -> np.ndarray:
         content = content[:, ::-1]
     padding = ((0, row.pad_bottom), (0, row.pad_right), (0, 0))
     return np.ascontiguousarray(np.pad(content, padding, constant_values=GREY))
+
+
+def decode_picture(codec: Decoder, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
+    """The picture that a latent holds, whole (with its padding)."""
+    entry = row.latents.get(rate) if row else None
+    height, width = array.shape[1] * codec.stride, array.shape[2] * codec.stride
+    latent = Latent(
+        array=np.asarray(array, dtype=np.float32),
+        codec=codec.name,
+        rate=rate,
+        model_index=entry.model_index if entry else codec.usual_model(rate),
+        step=entry.step if entry else None,
+        bpp=(entry and entry.bpp) or 0.0,
+        source_width=width,
+        source_height=height,
+        exact=bool(entry and entry.exact),
+        stride=codec.stride,
+    )
+    return codec.decode(latent)

@@ -12,24 +12,18 @@ from typing import Any
 import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
+from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import UNKNOWN_INDEX, Codec
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import LatentEntry, ManifestRow
 from latentface.data.mirror import shown
-from latentface.data.pictures import read_picture, render, whole_row
+from latentface.data.pictures import decode_picture, read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
-from latentface.inference.draw import (
-    decode_picture,
-    decoder_at_hand,
-    draw_faces,
-    place_photograph,
-    render_latent,
-    save_picture,
-)
+from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
 from latentface.inference.pretrained import codec_near, manifest_in, pretrained
 from latentface.machine import cores

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from latentface.codecs import open_codec
-from latentface.codecs.base import Decoder, Latent
-from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import framed_row, read_picture, render
 from latentface.errors import LatentFaceError
@@ -113,43 +109,6 @@ def data_uri(picture: np.ndarray, kind: str, **options: int) -> str:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format=kind, **options)
     return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decoder | None:
-    """What makes a picture of a latent [C, h, w] without more files, by the first of `names` that says its codec.
-
-    Of JPEG AI it is a preview; of an unknown codec too, if it recognises the latent: the documented dataset has no
-    manifest.
-    """
-    name = next((name for name in names if name not in ("", "unknown")), "").partition(" and ")[0]
-    if name in ("dct", "pixels"):
-        return open_codec(name)
-    if name and name not in JPEG_AI:
-        return None
-    preview = preview_of_jpegai()
-    if name:
-        return preview if len(array) == preview.channels else None
-    model = preview.model_of(array, rate)
-    return None if model is None else preview.of_model(rate, model)
-
-
-def decode_picture(codec: Decoder, array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
-    """The picture that a latent holds, whole (with its padding)."""
-    entry = row.latents.get(rate) if row else None
-    height, width = array.shape[1] * codec.stride, array.shape[2] * codec.stride
-    latent = Latent(
-        array=np.asarray(array, dtype=np.float32),
-        codec=codec.name,
-        rate=rate,
-        model_index=entry.model_index if entry else codec.usual_model(rate),
-        step=entry.step if entry else None,
-        bpp=(entry and entry.bpp) or 0.0,
-        source_width=width,
-        source_height=height,
-        exact=bool(entry and entry.exact),
-        stride=codec.stride,
-    )
-    return codec.decode(latent)
 
 
 def place_photograph(

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentface.codecs import open_codec
+from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import Latent
 from latentface.codecs.jpegai import MODEL_OF_RATE
 from latentface.codecs.preview import Preview, fit, preview_of_jpegai
 from latentface.data.pictures import read_picture, render, whole_row
 from latentface.errors import LatentFaceError
-from latentface.inference.draw import decoder_at_hand
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 PHOTOGRAPH = SHARED / "wider/dev/images/57--Angler/57_Angler_peoplefishing_57_206.webp"

@@ -16,14 +16,17 @@ import pytest
 from PIL import Image
 
 from latentface.cli import main
+from latentface.codecs.dct import DctCodec
 from latentface.codecs.jpegai import MODEL_OF_RATE
 from latentface.data.check import quick_check
 from latentface.data.check_amplitudes import MODELS
-from latentface.data.check_files import Place
+from latentface.data.check_files import Place, open_split
 from latentface.data.check_latents import off_step
+from latentface.data.check_picture import samples
 from latentface.data.label_rows import read_rows
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import LatentEntry, ManifestRow, write_manifest
+from latentface.data.pictures import decode_picture
 from latentface.data.sizes import LabelFrame
 from latentface.errors import LatentFaceError
 
@@ -682,6 +685,21 @@ def test_the_picture(root: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "check.png") as image:
         assert image.width > 1000
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_picture_shows_what_a_latent_holds(drawn_photographs: Path) -> None:
+    """Decoded where the manifest names a codec that needs no files, else the first channel."""
+    split, _ = open_split(Place("train", drawn_photographs / "train" / "latent"), 16)
+    assert split is not None
+    split.rates = dict.fromkeys(split.pictures, (75,))
+    (decoded,) = samples(split, LabelFrame(), 1)
+    name = split.pictures[len(split.pictures) // 2]
+    array = split.store.read(name, 75).values
+    assert np.array_equal(decoded.seen, decode_picture(DctCodec(), array, 75, split.rows[name]))
+    assert (decoded.width, decoded.height, decoded.seen.shape) == (96, 96, (96, 96, 3))
+    split.rows = {}
+    (channel,) = samples(split, LabelFrame(), 1)
+    assert np.array_equal(channel.seen, array[0])
 
 
 def test_memory_does_not_grow_with_the_latents(root: Path, capsys: pytest.CaptureFixture) -> None:

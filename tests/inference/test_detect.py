@@ -15,8 +15,9 @@ from PIL import Image
 from latentface.cli import main
 from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.data.pictures import decode_picture
 from latentface.inference import detect
-from latentface.inference.draw import BOX, decode_picture, draw_faces, place_photograph, render_latent
+from latentface.inference.draw import BOX, draw_faces, place_photograph, render_latent
 from latentface.inference.pretrained import manifest_in
 from latentface.model.faces import Faces
 

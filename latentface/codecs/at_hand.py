@@ -1,0 +1,29 @@
+"""What makes a picture of a latent with nothing but what comes along: for looking at latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from latentface.codecs import open_codec
+from latentface.codecs.base import Decoder
+from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
+
+
+def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decoder | None:
+    """What makes a picture of a latent [C, h, w] without more files, by the first of `names` that says its codec.
+
+    Of JPEG AI it is a preview; of an unknown codec too, if it recognises the latent: the documented dataset has no
+    manifest.
+    """
+    name = next((name for name in names if name not in ("", "unknown")), "").partition(" and ")[0]
+    if name in ("dct", "pixels"):
+        return open_codec(name)
+    if name and name not in JPEG_AI:
+        return None
+    preview = preview_of_jpegai()
+    if name:
+        return preview if len(array) == preview.channels else None
+    model = preview.model_of(array, rate)
+    return None if model is None else preview.of_model(rate, model)
