@@ -182,6 +182,13 @@ class _Parser(argparse.ArgumentParser):
             text = f"{value!r} is none of {', '.join(there)}{_suggestion(str(value), there)}"
             raise argparse.ArgumentError(action, text)
 
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            expected = {int: "no whole number", float: "no number"}[action.type]  # type: ignore[index]
+            raise argparse.ArgumentError(None, f"--{action.dest}: {text!r} is {expected}") from error
+
     def error(self, message: str) -> NoReturn:
         raise LatentFaceError(f"{message}; see {self.prog} --help")
 

@@ -93,6 +93,12 @@ class Codec(Decoder, Protocol):
         ...
 
 
+def check_side(codec: Codec, size: int) -> None:
+    """Raises LatentFaceError unless the codec takes squares of `size` pixels a side as they are, without padding."""
+    if size % codec.multiple:
+        raise LatentFaceError(f"--size {size} is no multiple of {codec.multiple}, as {codec.name} needs it")
+
+
 def check_rgb(rgb: np.ndarray) -> None:
     """Raises LatentFaceError unless the array is uint8 [H, W, 3] with at least one pixel."""
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:

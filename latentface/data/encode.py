@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from latentface.codecs import CODECS, PRECISIONS, VmSettings, open_codec
-from latentface.codecs.base import Codec
+from latentface.codecs.base import Codec, check_side
 from latentface.codecs.pixels import DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
 from latentface.data.encode_worker import CodecFactory, run_tasks
@@ -193,8 +193,7 @@ def _with_rates(config: EncodeConfig, codec: Codec) -> EncodeConfig:
 
 def _file_bytes(codec: Codec, config: EncodeConfig) -> dict[int, int]:
     """Array bytes of a latent by rate; the trial also lets the codec refuse a rate before any work."""
-    if config.size % codec.multiple:
-        raise LatentFaceError(f"--size {config.size} is no multiple of {codec.multiple}, as {codec.name} needs it")
+    check_side(codec, config.size)
     trial = np.random.default_rng(0).integers(0, 256, (TRIAL, TRIAL, 3), dtype=np.uint8)
     cell_bytes = (config.size // codec.stride) ** 2 * np.dtype(config.dtype).itemsize
     latents = codec.encode_rates(trial, config.rates)

@@ -13,7 +13,7 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.at_hand import decoder_at_hand
-from latentface.codecs.base import UNKNOWN_INDEX, Codec
+from latentface.codecs.base import UNKNOWN_INDEX, Codec, check_side
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import LatentEntry, ManifestRow
@@ -155,6 +155,8 @@ def run(config: DetectConfig) -> int:
 def _run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     codec = config.open_codec()
+    if codec:
+        check_side(codec, config.size)
     detector = Detector.load(weights_of(config, codec), network=config.network or None, device=config.device)
     paths = list(inputs_of(config, detector))
     if config.image and len(paths) > 1:
@@ -294,16 +296,22 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
         if rate is not None:
             yield from (path / name / f"latent_{rate}.npy" for name in store.names_at(rate))
         return
-    empty = True
+    empty, others = True, 0
     for file in files_below(path):
         if _wanted(file, rate, config.codec):
             refuse_link_outside(file, path)
             empty = False
             yield file
+        others += file.suffix == ".npy" and rate_of(file) is None
     if empty:
         photographs = any(map(is_picture, files_below(path)))
         hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
+        if others:
+            hint = f"{counted(others, '.npy file')}, none called latent_<rate>.npy: name the files, and give --rate"
         raise LatentFaceError(f"{path}: {hint}")
+    if others:
+        left_out = f"{counted(others, '.npy file')} left out, not called latent_<rate>.npy"
+        print(f"note: {shown(path)}: {left_out}", file=sys.stderr)
 
 
 def _wanted(path: Path, rate: int | None, codec: str) -> bool:

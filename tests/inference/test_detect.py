@@ -78,6 +78,11 @@ def test_folder_needs_a_rate_where_the_model_knows_two(
     ("words", "message"),
     [
         (["empty"], "empty: no latents in it, and no photographs"),
+        (["named"], "named: 2 .npy files, none called latent_<rate>.npy: name the files, and give --rate"),
+        (
+            ["photos", "--codec", "dct", "--rate", "25", "--size", "100"],
+            "--size 100 is no multiple of 16, as dct needs",
+        ),
         (["photos"], "photos: photographs: give --codec and --rate"),
         (["{root}/val", "--rate", "33"], "val: no latent of rate 33; there are 25, 75"),
         (["packed"], "packed: a packed dataset; give one of its splits, such as packed/val"),
@@ -87,6 +92,9 @@ def test_folders_that_hold_something_else(
     words: list[str], message: str, drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
     Path("empty").mkdir()
+    Path("named").mkdir()
+    for name in "ab":
+        np.save(f"named/{name}.npy", np.zeros((256, 4, 4), np.float32))
     Path("photos").mkdir()
     Image.new("RGB", (32, 32)).save("photos/a.png")
     if words == ["packed"]:
@@ -97,8 +105,11 @@ def test_folders_that_hold_something_else(
 
 def test_the_only_rate_of_a_folder_is_taken(drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(drawn_dataset / "val", "one", ignore=shutil.ignore_patterns("latent_25.npy"))
+    np.save("one/mine.npy", np.zeros((256, 4, 4), np.float32))
     assert main(["detect", "one", "--weight", str(weights), "--no_pictures"]) == 0
-    assert "in 3 pictures" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "in 3 pictures" in said.out
+    assert "note: one: 1 .npy file left out, not called latent_<rate>.npy" in said.err
 
 
 def test_a_photograph_without_a_codec(capsys: pytest.CaptureFixture) -> None:
