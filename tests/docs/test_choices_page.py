@@ -1,0 +1,24 @@
+"""docs/choices.md says what records/choices.json says."""
+
+from __future__ import annotations
+
+import json
+
+from choices_page import PAGE, PLACE, RECORD, filled, table
+
+
+def test_the_table_is_that_of_the_record() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert PLACE.search(text)
+    assert filled(text, json.loads(RECORD.read_text())) == text, "python tests/docs/choices_page.py writes it anew"
+
+
+def test_the_table_by_hand() -> None:
+    base = {"first": [{"12": 0.5, "75": 0.7}], "second": [{"12": 0.52, "75": 0.68}, {"12": 0.5, "75": 0.66}]}
+    worse = {"change": "worse", "first": {"12": 0.51, "75": 0.69}}
+    better = {"change": "better", "second": {"12": 0.5, "75": 0.675}, "kept": "yes"}
+    assert table({"base": base, "rows": [worse, better]}).splitlines()[2:] == [
+        "| none: AP of the base | 0.500 | 0.700 | 0.510 | 0.670 | |",
+        "| better |  |  | -1.0 | +0.5 | yes |",
+        "| worse | +1.0 | -1.0 |  |  |  |",
+    ]
