@@ -110,6 +110,14 @@ def test_what_int8_loses_is_that_of_the_record() -> None:
     assert f"lose {100 * (ap['float32'] - ap['int8']):.1f} points of AP by int8" in README
 
 
+def test_what_a_training_step_without_bfloat16_does() -> None:
+    record = json.loads((REPOSITORY / "records" / "bench_epyc_avx2_2_cores.json").read_text())
+    for row in record["rows"]["training"]:
+        operations = row["facts"]["operations"]
+        share = operations["aten::convolution_backward"] + operations["aten::mkldnn_convolution"]
+        assert f"{share:.0%} of its time are".replace("%", " %") in README
+
+
 def test_bits_saved_are_those_of_the_record() -> None:
     differences = json.loads((REPOSITORY / "records" / "experiment.json").read_text())["differences"]
     found = {(row["name"], row["anchor"]): row["bd_rate"] for row in differences}
