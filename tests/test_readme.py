@@ -115,7 +115,7 @@ def test_what_a_training_step_without_bfloat16_does() -> None:
     for row in record["rows"]["training"]:
         operations = row["facts"]["operations"]
         share = operations["aten::convolution_backward"] + operations["aten::mkldnn_convolution"]
-        assert f"{share:.0%} of its time are".replace("%", " %") in README
+        assert f"{share:.0%} of its time goes".replace("%", " %") in README
 
 
 def test_bits_saved_are_those_of_the_record() -> None:

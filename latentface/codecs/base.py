@@ -96,7 +96,10 @@ class Codec(Decoder, Protocol):
 def check_side(codec: Codec, size: int) -> None:
     """Raises LatentFaceError unless the codec takes squares of `size` pixels a side as they are, without padding."""
     if size % codec.multiple:
-        raise LatentFaceError(f"--size {size} is no multiple of {codec.multiple}, as {codec.name} needs it")
+        larger = -(-size // codec.multiple) * codec.multiple
+        raise LatentFaceError(
+            f"--size {size} is no multiple of {codec.multiple}, as {codec.name} needs it: {larger} would be one"
+        )
 
 
 def check_rgb(rgb: np.ndarray) -> None:

@@ -62,7 +62,10 @@ def _seen(array: np.ndarray, rate: int, row: ManifestRow | None) -> np.ndarray:
     """The picture that a latent [C, h, w] holds, or a preview of it, where that takes no more files; else a channel."""
     entry = row.latents.get(rate) if row else None
     decoder = decoder_at_hand((entry.codec if entry else "",), array, rate)
-    return array[0] if decoder is None else decode_picture(decoder, array, rate, row)
+    try:
+        return array[0] if decoder is None else decode_picture(decoder, array, rate, row)
+    except LatentFaceError:  # not its latent
+        return array[0]
 
 
 def draw(path: Path, shown: Sequence[Shown], boxes: Mapping[str, Boxes], measured: Mapping[str, Measured]) -> None:
@@ -95,8 +98,11 @@ def _latent(axes: Any, one: Shown) -> None:
     from matplotlib.patches import Rectangle
 
     width, height = one.width, one.height
-    low, high = np.percentile(one.seen, (1, 99))  # of a channel; colours are shown as they are
-    axes.imshow(one.seen, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), extent=(0, width, height, 0))
+    grey: dict[str, Any] = {}
+    if one.seen.ndim == 2:
+        low, high = np.percentile(one.seen, (1, 99))
+        grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6)}
+    axes.imshow(one.seen, extent=(0, width, height, 0), **grey)
     axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor="black", linewidth=1))
     for (x1, y1, x2, y2), ignored in zip(one.boxes, one.ignore, strict=True):
         style = {"edgecolor": IGNORED, "linestyle": "--"} if ignored else {"edgecolor": BOX}

@@ -27,6 +27,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,6 +133,13 @@ def read_manifest(path: str | Path) -> dict[str, ManifestRow]:
     if torn:
         raise LatentFaceError(f"{path}:{torn}: the last line is cut short, an encoder was stopped there; {REMEDY}")
     return rows
+
+
+@lru_cache(maxsize=4)
+def manifest_in(folder: Path) -> dict[str, ManifestRow]:
+    """Of a split; empty where there is none."""
+    path = folder / MANIFEST_NAME
+    return read_manifest(path) if path.is_file() else {}
 
 
 def recover_manifest(path: str | Path) -> dict[str, ManifestRow]:

@@ -16,7 +16,7 @@ from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import UNKNOWN_INDEX, Codec, check_side
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
-from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
 from latentface.data.mirror import shown
 from latentface.data.pictures import decode_picture, read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
@@ -25,7 +25,7 @@ from latentface.files import base_name, make_folder, refuse_link_outside, replac
 from latentface.inference.detector import Detector
 from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
-from latentface.inference.pretrained import codec_near, manifest_in, pretrained
+from latentface.inference.pretrained import codec_near, pretrained
 from latentface.machine import cores
 from latentface.model.faces import Faces, Thresholds
 from latentface.options import option
@@ -113,7 +113,9 @@ class DetectConfig:
         """That of `--codec`; None for JPEG AI without its networks, which are for photographs: latents need none."""
         if not self.codec or (self.codec in JPEG_AI and not (self.codec_weights or self.vm)):
             return None
-        return open_codec(self.codec, self.codec_weights or None, vm=self.vm_settings)
+        codec = open_codec(self.codec, self.codec_weights or None, vm=self.vm_settings)
+        check_side(codec, self.size)
+        return codec
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,6 @@ def run(config: DetectConfig) -> int:
 def _run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     codec = config.open_codec()
-    if codec:
-        check_side(codec, config.size)
     detector = Detector.load(weights_of(config, codec), network=config.network or None, device=config.device)
     paths = list(inputs_of(config, detector))
     if config.image and len(paths) > 1:
@@ -304,14 +304,21 @@ def _expand(path: Path, config: DetectConfig, detector: Detector) -> Iterator[Pa
             yield file
         others += file.suffix == ".npy" and rate_of(file) is None
     if empty:
-        photographs = any(map(is_picture, files_below(path)))
-        hint = "photographs: give --codec and --rate" if photographs else "no latents in it, and no photographs"
-        if others:
-            hint = f"{counted(others, '.npy file')}, none called latent_<rate>.npy: name the files, and give --rate"
-        raise LatentFaceError(f"{path}: {hint}")
+        raise LatentFaceError(f"{path}: {_nothing_wanted(path, rates, others)}")
     if others:
         left_out = f"{counted(others, '.npy file')} left out, not called latent_<rate>.npy"
         print(f"note: {shown(path)}: {left_out}", file=sys.stderr)
+
+
+def _nothing_wanted(path: Path, rates: list[int], others: int) -> str:
+    """What to say of a folder with latents of `rates` and `others`, .npy files of other names."""
+    if any(map(is_picture, files_below(path))):
+        return "photographs: give --codec and --rate"
+    if rates:
+        return f"no photographs, and no latent that --rate names; there are {', '.join(map(str, rates))}"
+    if others:
+        return f"{counted(others, '.npy file')}, none called latent_<rate>.npy: name the files, and give --rate"
+    return "no latents in it, and no photographs"
 
 
 def _wanted(path: Path, rate: int | None, codec: str) -> bool:

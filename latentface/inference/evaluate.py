@@ -1,6 +1,6 @@
 """`latentface evaluate`: predict, then score, with prediction files between.
 
-With `--weight`: AP of a checkpoint on a split of a dataset, and a folder of prediction files per rate. With
+Of weights: their AP on a split of a dataset, and a folder of prediction files per rate. With
 `--predictions` and `--ground_truth`: the WIDER FACE protocol on a folder of prediction files of any detector.
 """
 
@@ -55,11 +55,13 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.weight and self.predictions:
-            raise LatentFaceError("give either --weight (with --dataset_root) or --predictions (with --ground_truth)")
+            raise LatentFaceError("--weight and --predictions do not go together: leave one of them out")
         if self.predictions and not self.ground_truth:
             raise LatentFaceError("--predictions needs --ground_truth DIR, the folder of the official .mat files")
         if not self.predictions and self.ground_truth and self.frame != "source":
-            raise LatentFaceError("--ground_truth is in pixels of the photographs: add --frame source")
+            raise LatentFaceError(
+                "--ground_truth is in pixels of the photographs: add --frame source, or give --predictions"
+            )
         if self.batch_size < 1 or self.stride < 1 or min(self.workers, self.channels) < 0:
             raise LatentFaceError("--batch_size and --stride have to be 1 or more, --workers and --channels 0 or more")
 

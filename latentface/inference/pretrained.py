@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from latentface.data.manifest import manifest_in
 from latentface.errors import LatentFaceError
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -37,14 +36,7 @@ def codec_near(places: Iterable[Path], flag: str) -> str:
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
             rows = manifest_in(folder)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
-            if codecs:
-                return codecs.pop()
+            if known := sorted(codecs - {"", "unknown"}):
+                return known[0]
     print(f"no manifest says which codec made this: taken for jpegai; {flag} says otherwise", file=sys.stderr)
     return "jpegai"
-
-
-@lru_cache(maxsize=4)
-def manifest_in(folder: Path) -> dict[str, ManifestRow]:
-    """Of a split; empty where there is none."""
-    path = folder / MANIFEST_NAME
-    return read_manifest(path) if path.is_file() else {}

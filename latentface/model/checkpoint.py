@@ -134,7 +134,10 @@ def _statistics_like(state: dict[str, Tensor]) -> LatentStatistics | None:
 
 
 def _config_of(state: dict[str, Tensor], path: str | Path) -> ModelConfig:
-    """The configuration that a bare state dict belongs to, found by trying: what cannot be is left out early."""
+    """The configuration that a bare state dict belongs to, found by trying: what cannot be is left out early.
+
+    Of configurations with equal shapes (a ResNet behind `deep` at stride 8 and behind `stride8` at 16) it is the first.
+    """
     statistics = _statistics_like(state)
     weight = state.get("projection.weight")
     projection = 0 if weight is None or not weight.dim() else weight.shape[-1]

@@ -697,9 +697,12 @@ def test_the_picture_shows_what_a_latent_holds(drawn_photographs: Path) -> None:
     array = split.store.read(name, 75).values
     assert np.array_equal(decoded.seen, decode_picture(DctCodec(), array, 75, split.rows[name]))
     assert (decoded.width, decoded.height, decoded.seen.shape) == (96, 96, (96, 96, 3))
-    split.rows = {}
-    (channel,) = samples(split, LabelFrame(), 1)
-    assert np.array_equal(channel.seen, array[0])
+    entry = split.rows[name].latents[75]
+    foreign = replace(split.rows[name], latents={75: replace(entry, codec="pixels")})
+    for rows in ({}, {name: foreign}):  # of an unknown codec, and of one that cannot have made it
+        split.rows = rows
+        (channel,) = samples(split, LabelFrame(), 1)
+        assert np.array_equal(channel.seen, array[0])
 
 
 def test_memory_does_not_grow_with_the_latents(root: Path, capsys: pytest.CaptureFixture) -> None:

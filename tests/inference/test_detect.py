@@ -14,11 +14,10 @@ from PIL import Image
 
 from latentface.cli import main
 from latentface.codecs.dct import DctCodec
-from latentface.data.manifest import LatentEntry, ManifestRow
+from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
 from latentface.data.pictures import decode_picture
 from latentface.inference import detect
 from latentface.inference.draw import BOX, draw_faces, place_photograph, render_latent
-from latentface.inference.pretrained import manifest_in
 from latentface.model.faces import Faces
 
 
@@ -78,6 +77,9 @@ def test_folder_needs_a_rate_where_the_model_knows_two(
     ("words", "message"),
     [
         (["empty"], "empty: no latents in it, and no photographs"),
+        (["both", "--rate", "25"], "both: photographs: give --codec and --rate"),
+        (["{root}/val", "--codec", "dct", "--rate", "33"], "no latent that --rate names; there are 25, 75"),
+        (["photos", "--codec", "dct", "--rate", "25", "--size", "100", "--rows", "jsonl"], "--size 100 is no multiple"),
         (["named"], "named: 2 .npy files, none called latent_<rate>.npy: name the files, and give --rate"),
         (
             ["photos", "--codec", "dct", "--rate", "25", "--size", "100"],
@@ -92,9 +94,10 @@ def test_folders_that_hold_something_else(
     words: list[str], message: str, drawn_dataset: Path, weights: Path, capsys: pytest.CaptureFixture
 ) -> None:
     Path("empty").mkdir()
-    Path("named").mkdir()
-    for name in "ab":
-        np.save(f"named/{name}.npy", np.zeros((256, 4, 4), np.float32))
+    for name in ("named/a", "named/b", "both/a"):
+        Path(name).parent.mkdir(exist_ok=True)
+        np.save(f"{name}.npy", np.zeros((256, 4, 4), np.float32))
+    Image.new("RGB", (32, 32)).save("both/a.png")
     Path("photos").mkdir()
     Image.new("RGB", (32, 32)).save("photos/a.png")
     if words == ["packed"]:

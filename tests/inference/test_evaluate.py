@@ -72,7 +72,7 @@ def test_without_a_checkpoint_the_detector_for_the_codec_of_the_latents(
     ("arguments", "message"),
     [
         ([], "val/latent: no such folder; give --dataset_root"),
-        (["--weight", "w.pth", "--predictions", "p"], "give either --weight"),
+        (["--weight", "w.pth", "--predictions", "p"], "--weight and --predictions do not go together"),
         (["--predictions", "p"], "--predictions needs --ground_truth"),
         (["--weight", "gone.pth", "--dataset_root", "{root}"], "gone.pth: no such file"),
         (["--weight", "{weights}", "--dataset_root", "gone"], "gone/val/latent: no such folder"),
