@@ -11,8 +11,10 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from conftest import REPOSITORY, unpack_predictions, write_tree
@@ -106,12 +108,15 @@ def write_wider_rows(path: Path, labels: Path) -> None:
 
 
 @pytest.fixture
-def at_home(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, entered."""
+def at_home(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it, entered; what a page puts into a bucket goes with it."""
     shutil.copytree(home, tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "home"
+    yield tmp_path / "home"
+    bucket = fsspec.filesystem("memory")
+    if bucket.exists("/bucket"):
+        bucket.rm("/bucket", recursive=True)
 
 
 def shortened(words: list[str]) -> list[str]:
