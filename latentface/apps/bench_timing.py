@@ -89,8 +89,10 @@ def elapsed(work: Callable[[], object], device: str | torch.device = "cpu") -> f
 
 
 def operations_of(work: Callable[[], object]) -> dict[str, float]:
-    """The six operations of torch that most of a call's time goes to, and their shares of it: of the processor's time,
-    which for a GPU is that of giving it work."""
+    """The six operations of torch that most of a call's time goes to, and their shares of it.
+
+    It is the processor's time: for a GPU that of giving it work.
+    """
     with torch.profiler.profile() as profile:
         work()
     time_of: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import numpy as np
 from latentface.errors import LatentFaceError
 
 UNKNOWN_INDEX = -1  # of a model, where tensors hold indices
+NO_CODEC = ("", "unknown")  # what stands where nobody knows which codec made a latent
 RATES: tuple[int, ...] = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
 
 # Where a latent's bits per pixel come from.

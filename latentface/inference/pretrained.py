@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from latentface.codecs.base import NO_CODEC
 from latentface.data.manifest import manifest_in
 from latentface.errors import LatentFaceError
 
@@ -36,7 +37,7 @@ def codec_near(places: Iterable[Path], flag: str) -> str:
         for folder in (path, path / "val", path / "train", *list(path.parents)[:3]):
             rows = manifest_in(folder)
             codecs = {entry.codec for row in islice(rows.values(), 1) for entry in row.latents.values()}
-            if known := sorted(codecs - {"", "unknown"}):
+            if known := sorted(codecs.difference(NO_CODEC)):
                 return known[0]
     print(f"no manifest says which codec made this: taken for jpegai; {flag} says otherwise", file=sys.stderr)
     return "jpegai"
