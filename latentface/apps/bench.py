@@ -42,12 +42,13 @@ from latentface.data.stores import PACK_NAME
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing
 from latentface.inference.detector import Detector
+from latentface.inference.draw import save_picture
 from latentface.inference.export import feed, quantise
 from latentface.inference.graph import write_graph
 from latentface.inference.runtime import TorchRuntime
 from latentface.machine import cores, versions
 from latentface.model.checkpoint import Checkpoint, save_checkpoint
-from latentface.model.config import ModelConfig, fits
+from latentface.model.config import RESNETS, ModelConfig, fits
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
 
@@ -75,7 +76,9 @@ class BenchConfig:
     codec: str = option("", "codec that decodes them, where no manifest says it", choices=("", *CODECS))
     codec_weights: str = option("", "folder of the codec's networks (jpegai)")
     photographs: str = option("", "folder of photographs to encode; empty: drawn ones")
-    wider_predictions: str = option("", "folder of prediction files, to time WIDER evaluation")
+    wider_predictions: str = option(
+        "", "folder of prediction files, to time WIDER evaluation, which needs all of --wider_...; empty: not timed"
+    )
     wider_ground_truth: str = option("", "folder of the official wider_*_val.mat files")
     wider_reference: str = option("", "built folder with the reference's evaluation.py")
     wider_python: str = option("python3", "Python that it was built for")
@@ -88,7 +91,7 @@ class BenchConfig:
     device: str = option("cpu", "where networks run, e.g. cuda:0")
     quick: bool = option(False, "small pictures, two rounds: only to see that everything runs")
     out: str = option("records", "folder for bench_<machine>.json and bench_<machine>.md")
-    machine: str = option("", "name of the machine in the files' names; empty: its processor")
+    machine: str = option("", "name of the machine in the files' names; empty: its processor, or the GPU of --device")
 
 
 def run(config: BenchConfig) -> Path:
@@ -96,7 +99,7 @@ def run(config: BenchConfig) -> Path:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to itself
     torch.set_num_threads(config.threads or cores())
     out = make_folder(config.out, "--out")
-    name = config.machine or (platform.processor() or platform.machine()).lower().replace(" ", "_")
+    name = config.machine or _device_name(config.device).lower().replace(" ", "_")
     target = out / f"bench_{name}.json"
     result, with_what = _earlier(target) | _about(), _with_what(config)
     rows: dict[str, list[dict[str, Any]]] = result.setdefault("rows", {})
@@ -118,6 +121,11 @@ def _earlier(target: Path) -> dict[str, Any]:
     return json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
 
 
+def _device_name(device: str) -> str:
+    gpu = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine()
+
+
 def _about() -> dict[str, Any]:
     processor = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
     return {
@@ -128,6 +136,7 @@ def _about() -> dict[str, Any]:
 def _with_what(config: BenchConfig) -> dict[str, Any]:
     """Kept with every row, as rows of one file may come from several runs."""
     return {
+        "device": _device_name(config.device),
         "threads": torch.get_num_threads(),
         "settings": {name: getattr(config, name) for name in ("rate", "rounds", "backbone", "quick")},
         "versions": versions("numpy", "onnxruntime", "safetensors"),
@@ -184,7 +193,10 @@ def _real_material(config: BenchConfig, pictures: int = 8) -> Material:
     alike = [number for number, sample in enumerate(samples) if sample.latent.shape == shape]
     latents = torch.from_numpy(np.stack([samples[number].values for number in alike]))
     return Material(
-        latents, config.rate, [rows[number] for number in alike], open_codec(name, config.codec_weights or None)
+        latents,
+        config.rate,
+        [rows[number] for number in alike],
+        open_codec(name, config.codec_weights or None, config.device),
     )
 
 
@@ -237,7 +249,7 @@ def _runtimes(model: RetinaFace, given: Material, folder: Path, config: BenchCon
     facts = {"rates": [given.rate]}
     checkpoint = Checkpoint(model.config, model.state_dict(), facts)
     yield "torch float32", Detector(TorchRuntime(checkpoint, config.device))
-    yield "torch bfloat16", Detector(TorchRuntime(checkpoint, config.device, torch.bfloat16))
+    yield "torch bfloat16", Detector(TorchRuntime(checkpoint, config.device, "bfloat16"))
     if config.device != "cpu" or find_spec("onnx") is None or find_spec("onnxruntime") is None:
         return
     path = folder / "model.onnx"
@@ -249,7 +261,7 @@ def _runtimes(model: RetinaFace, given: Material, folder: Path, config: BenchCon
 
 def _limits(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """What the machine can do at most, and what each network makes of it."""
-    limits = matrix_throughput(512 if config.quick else 2048)
+    limits = matrix_throughput(512 if config.quick else 2048, device=config.device)
     yield {"item": "matrix product", "gmac_per_second": limits}
     given = material(config)
     latent, rates = given.batch(1), torch.tensor([given.rate])
@@ -275,7 +287,8 @@ def _networks(config: BenchConfig) -> list[tuple[str, str, str]]:
 
 
 def _bridges(config: BenchConfig) -> list[Row]:
-    return bridge_rows(material(config), rounds=config.rounds, device=config.device)
+    backbones = RESNETS[:1] if config.quick else RESNETS
+    return bridge_rows(material(config), rounds=config.rounds, device=config.device, backbones=backbones)
 
 
 def _training(config: BenchConfig) -> Iterator[Row]:
@@ -294,14 +307,22 @@ def _postprocessing(config: BenchConfig) -> Iterator[Row]:
 
 def _encode(config: BenchConfig) -> Iterator[Row]:
     name = config.codec or ("jpegai" if config.codec_weights else "dct")
-    if not config.photographs:
-        return
-    photographs, pictures, rounds = Path(config.photographs), 4 if config.quick else 24, min(3, config.rounds)
-    for precision in PRECISIONS if name == "jpegai" else PRECISIONS[:1]:
-        yield encode_row(photographs, name, config.codec_weights, pictures=pictures, rounds=rounds, precision=precision)
+    pictures, rounds = 4 if config.quick else 24, min(3, config.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = Path(config.photographs) if config.photographs else _drawn_photographs(Path(folder), pictures)
+        for precision in PRECISIONS if name == "jpegai" else PRECISIONS[:1]:
+            of = {"pictures": pictures, "rounds": rounds, "precision": precision}
+            yield encode_row(photographs, name, config.codec_weights, **of)  # type: ignore[arg-type]
+
+
+def _drawn_photographs(folder: Path, pictures: int) -> Path:
+    for number in range(pictures):
+        save_picture(folder / f"picture_{number}.png", draw_picture(np.random.default_rng(number), 640, 640, 6).rgb)
+    return folder
 
 
 def _wider(config: BenchConfig) -> Iterator[Row]:
+    """Nothing where the files of the protocol are not given: there is no drawing them."""
     if config.wider_predictions and config.wider_ground_truth and config.wider_reference:
         predictions, truth = Path(config.wider_predictions), Path(config.wider_ground_truth)
         reference = Path(config.wider_reference)

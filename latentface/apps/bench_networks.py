@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from latentface.apps.bench_timing import Row, compare, elapsed, gmac, operations_of
+from latentface.apps.bench_timing import Row, compare, elapsed, operations_of
 from latentface.codecs.base import Codec
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import decode_picture
@@ -20,6 +20,7 @@ from latentface.model.anchors import corners, encode_boxes
 from latentface.model.backbone import PictureStem, build_resnet
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import RESNETS, ModelConfig, fits
+from latentface.model.cost import gmac
 from latentface.model.faces import Thresholds
 from latentface.model.postprocess import postprocess
 from latentface.model.predict import predict
@@ -71,17 +72,15 @@ def latent_against_pixels(
     return compare(lambda: ours(latents), theirs, rounds=rounds, device=device)
 
 
-def bridge_rows(
-    material: Material, *, rounds: int, device: str, bridges: tuple[str, ...] = tuple(BRIDGES)
-) -> list[Row]:
-    """Every bridge of every ResNet beside the stem and layer1 that it stands for, at the latent's size."""
+def bridge_rows(material: Material, *, rounds: int, device: str, backbones: tuple[str, ...] = RESNETS) -> list[Row]:
+    """Every bridge of these ResNets beside the stem and layer1 that it stands for, at the latent's size."""
     rows = []
     latent = material.batch(1).to(device, memory_format=torch.channels_last)
     height, width = (16 * side for side in latent.shape[2:])
     picture = torch.randn(1, 3, height, width, device=device).to(memory_format=torch.channels_last)
-    for backbone in RESNETS:
+    for backbone in backbones:
         stem = PictureStem(build_resnet(backbone, "none")).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for bridge in (name for name in bridges if fits(backbone, name)):
+        for bridge in (name for name in BRIDGES if fits(backbone, name)):
             model = random_model(ModelConfig(backbone, bridge, channels=latent.shape[1])).to(device)
             entry = model.entry
             with torch.inference_mode():

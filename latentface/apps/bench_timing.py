@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -102,20 +100,13 @@ def operations_of(work: Callable[[], object]) -> dict[str, float]:
     return {name: round(spent / total, 3) for name, spent in time_of.most_common(6)}
 
 
-def gmac(module: nn.Module, *inputs: torch.Tensor) -> float:
-    """Multiply-adds of one forward pass, in thousand millions, as torch counts them."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module(*inputs)
-    return counter.get_total_flops() / 2e9
-
-
-def matrix_throughput(size: int = 2048, rounds: int = 5) -> dict[str, float]:
-    """GMAC/s of this machine's matrix product: the limit that networks are compared with.
+def matrix_throughput(size: int = 2048, rounds: int = 5, device: str = "cpu") -> dict[str, float]:
+    """GMAC/s of the device's matrix product: the limit that networks are compared with.
 
     int8 with int32 sums is missing where this build of torch has none for the processor.
     """
-    left = torch.randn(size, size)
-    small = torch.randint(-9, 9, (size, size), dtype=torch.int8)
+    left = torch.randn(size, size, device=device)
+    small = torch.randint(-9, 9, (size, size), dtype=torch.int8, device=device)
     sides: dict[str, Callable[[], object]] = {"float32": lambda: left @ left}
     half = left.bfloat16()
     sides["bfloat16"] = lambda: half @ half
@@ -126,7 +117,7 @@ def matrix_throughput(size: int = 2048, rounds: int = 5) -> dict[str, float]:
             work()
         except (RuntimeError, NotImplementedError):
             continue
-        found[name] = size**3 / 1e9 / min(elapsed(work) for _ in range(rounds))
+        found[name] = size**3 / 1e9 / min(elapsed(work, device) for _ in range(rounds))
     return found
 
 

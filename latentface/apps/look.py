@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from latentface.apps.bench_networks import random_model
-from latentface.apps.bench_timing import elapsed, gmac
+from latentface.apps.bench_timing import elapsed
 from latentface.codecs.at_hand import decoder_at_hand
 from latentface.codecs.base import Codec
 from latentface.data.pictures import decode_picture, picture_size, read_picture, render, whole_row
@@ -23,6 +23,7 @@ from latentface.files import PICTURE_SUFFIXES, base_name
 from latentface.inference.detector import Detector
 from latentface.inference.draw import data_uri, grey, render_latent, strongest
 from latentface.model.config import ModelConfig
+from latentface.model.cost import gmac
 from latentface.model.faces import Faces, Thresholds
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from latentface.apps.report_runs import Run, find_runs
 from latentface.errors import LatentFaceError
-from latentface.evaluation.report import Curves, Difference, difference, draw, markdown, read_curves
+from latentface.evaluation.report import Cost, Curves, Difference, difference, draw, markdown, read_costs, read_curves
 from latentface.files import make_folder, replacing
 from latentface.options import option
 from latentface.words import disk_size
@@ -61,17 +61,19 @@ class ReportConfig:
 def run(config: ReportConfig) -> Path:
     """Writes the report and prints its tables."""
     runs = find_runs(config.runs)
-    curves, protocols = read_curves([(one.name, path) for one in runs for path in one.evaluations], config.faces)
-    differences = _differences(curves, config.anchor)
-    html = _page(config, runs, curves, differences)
+    files = [(one.name, path) for one in runs for path in one.evaluations]
+    curves, protocols = read_curves(files, config.faces)
+    differences, costs = _differences(curves, config.anchor), read_costs(files)
+    html = _page(config, runs, curves, differences, costs)
     out = make_folder(config.out, "--out")
     if curves:
-        text = markdown(curves, differences, protocols, config.faces)
+        text = markdown(curves, differences, protocols, config.faces, costs)
         content = {
             "faces": config.faces,
             "protocols": protocols,
             "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
             "differences": [asdict(one) for one in differences],
+            "costs": {name: asdict(one) for name, one in costs.items()},
         }
         with replacing(out / "report.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -95,7 +97,9 @@ def _differences(curves: Curves, anchors: tuple[str, ...]) -> list[Difference]:
     return [difference(name, curves[name], anchor, curves[anchor]) for name, anchor in pairs]
 
 
-def _page(config: ReportConfig, runs: list[Run], curves: Curves, differences: list[Difference]) -> str:
+def _page(
+    config: ReportConfig, runs: list[Run], curves: Curves, differences: list[Difference], costs: dict[str, Cost]
+) -> str:
     """The HTML; a run whose predictions or labels are not there goes without its part of it, with a line."""
     from latentface.apps.report_page import Content, page
 
@@ -109,6 +113,7 @@ def _page(config: ReportConfig, runs: list[Run], curves: Curves, differences: li
             runs=runs,
             curves=curves,
             differences=differences,
+            costs=costs,
             judged=judged,
             notes=notes,
             images=config.images,

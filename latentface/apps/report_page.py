@@ -28,7 +28,7 @@ from latentface.evaluation.outcomes import (
     count_falses,
     count_misses,
 )
-from latentface.evaluation.report import Curves, Difference, rates_of
+from latentface.evaluation.report import Cost, Curves, Difference, rates_of
 from latentface.words import counted
 
 GROUPS = {
@@ -47,6 +47,7 @@ class Content:
     runs: list[Run]
     curves: Curves
     differences: list[Difference]
+    costs: dict[str, Cost]
     judged: list[Judged]
     notes: list[str]
     images: str
@@ -91,6 +92,7 @@ def _rates(content: Content) -> dict[str, Any]:
         "faces": content.faces,
         "rates": rates_of(content.curves),
         "differences": content.differences,
+        "costs": content.costs,
         "rate_chart": chart,
     }
 

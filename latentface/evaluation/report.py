@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -61,6 +61,16 @@ class Difference:
     bpp_overlap: float  # share of the log-bits that either curve covers
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one picture takes, by the first evaluation of a curve; None of what it does not say."""
+
+    input: str  # "latent" or "picture"; the decoding that comes before the latter is not counted
+    gmac: float | None
+    ms: float | None
+    where: str  # threads or GPU, and the size of a batch
+
+
 Curves = dict[str, list[Point]]
 
 
@@ -94,6 +104,23 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
                 raise LatentFaceError(f"{path}: rate {rate} of {name} has {bpp} bpp here, {point.bpp} in another file")
             point.ap.append(ap)
     return {name: sorted(points.values(), key=_bits) for name, points in found.items()}, protocols
+
+
+def read_costs(files: Iterable[tuple[str, Path]]) -> dict[str, Cost]:
+    """Name and evaluation.json each -> what it says of its cost; names whose first file says nothing are left out."""
+    firsts: dict[str, Path] = {}
+    for name, path in files:
+        firsts.setdefault(name, path)
+    found = {name: _cost(read_evaluation(path).get("cost")) for name, path in firsts.items()}
+    return {name: one for name, one in found.items() if one}
+
+
+def _cost(said: Any) -> Cost | None:
+    if not isinstance(said, dict) or not all(_is_number(said.get(name)) for name in ("gmac", "ms")):
+        return None
+    device, threads = said.get("device"), said.get("threads")
+    where = f"{threads} threads" if device == "cpu" else str(device)
+    return Cost(str(said.get("input")), said.get("gmac"), said.get("ms"), f"{where}, batches of {said.get('batch')}")
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -166,7 +193,13 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(max(0.0, high - low) / whole) if whole > 0 else 0.0
 
 
-def markdown(curves: Curves, differences: list[Difference], protocols: list[dict[str, Any]], faces: str) -> str:
+def markdown(
+    curves: Curves,
+    differences: list[Difference],
+    protocols: list[dict[str, Any]],
+    faces: str,
+    costs: Mapping[str, Cost] | None = None,
+) -> str:
     """The tables, with the protocol above them."""
     lines = [f"AP of faces: {faces}"]
     lines += ["; ".join(f"{name} {value}" for name, value in p.items() if value not in ([], "")) for p in protocols]
@@ -182,6 +215,13 @@ def markdown(curves: Curves, differences: list[Difference], protocols: list[dict
         rate = "-" if one.bd_rate is None else f"{one.bd_rate:+.1f} %"
         ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"
         lines.append(f"| {one.name} | {one.anchor} | {rate} | {one.ap_overlap:.0%} | {ap} | {one.bpp_overlap:.0%} |")
+    if costs:
+        lines += ["", "| of a picture | GMAC | ms | on |", "|---|---|---|---|"]
+    for name, cost in (costs or {}).items():
+        work, time = (("-" if value is None else f"{value:.2f}") for value in (cost.gmac, cost.ms))
+        lines.append(f"| {name}, from a {cost.input} | {work} | {time} | {cost.where} |")
+    if any(cost.input == "picture" for cost in (costs or {}).values()):
+        lines += ["", "Decoding comes before a detector of pictures; its cost is not counted here."]
     return "\n".join(lines) + "\n"
 
 

@@ -33,6 +33,7 @@ from latentface.inference.detect import (
     describe,
     find_faces,
     inputs_of,
+    load_detector,
     open_source,
     weights_of,
 )
@@ -48,7 +49,9 @@ from latentface.workers import Engine, Failure, run_items
 
 # Readers of Parquet folders leave names with an underscore out.
 INPUTS_NAME, PARTS_NAME = "_inputs.jsonl", "_parts.json"
-SETTINGS = ("rows", "part", "conf", "nms", "rate", "codec", "codec_weights", "size", "fit", "batch_size")  # of all rows
+SETTINGS = (  # of all rows
+    "rows", "part", "conf", "nms", "rate", "codec", "codec_weights", "size", "fit", "batch_size", "precision",
+)  # fmt: skip
 NAMED = 3  # inputs of a part that a message gives
 
 
@@ -92,7 +95,7 @@ def run_archive(config: DetectConfig) -> int:
     row_writer(config.rows)  # whether it can
     codec = config.open_codec()
     config = replace(config, weight=weights_of(config, codec))
-    detector = Detector.load(config.weight, network=config.network or None, device=config.device)
+    detector = load_detector(config, config.weight)
     detector.check_codec(codec_said(config, codec), f"--codec {config.codec}")
     gpu = pick_device(config.device).type == "cuda"
     processes = config.processes or int(gpu and not config.ray)  # of which each would hold a GPU's memory of its own
@@ -144,7 +147,7 @@ def open_worker(archive: Archive) -> Callable[[Part], Counts]:
     keep_memory()
     config = archive.config
     _ = config.places  # so that this process too knows what stands for URLs
-    detector = Detector.load(config.weight, device=config.device, threads=archive.threads)
+    detector = load_detector(config, config.weight, archive.threads)
     return partial(do_part, archive=archive, detector=detector, codec=config.open_codec())
 
 

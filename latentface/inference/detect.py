@@ -26,6 +26,7 @@ from latentface.inference.detector import Detector
 from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
 from latentface.inference.pretrained import codec_near, pretrained
+from latentface.inference.runtime import PRECISIONS
 from latentface.machine import cores
 from latentface.model.faces import Faces, Thresholds
 from latentface.options import option
@@ -72,6 +73,11 @@ class DetectConfig:
     cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
     cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
+    precision: str = option(
+        "float32",
+        "of a checkpoint's network; bfloat16 is faster on GPUs and on CPUs with units for it",
+        choices=PRECISIONS,
+    )
     rows: str = option(
         "", "for archives: files of many rows in place of one per latent, jsonl or parquet", choices=("", *ROW_FORMATS)
     )
@@ -157,7 +163,7 @@ def run(config: DetectConfig) -> int:
 def _run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     codec = config.open_codec()
-    detector = Detector.load(weights_of(config, codec), network=config.network or None, device=config.device)
+    detector = load_detector(config, weights_of(config, codec))
     paths = list(inputs_of(config, detector))
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
@@ -200,6 +206,12 @@ def _run(config: DetectConfig) -> int:
 def weights_of(config: DetectConfig, codec: Codec | None) -> str:
     """`--weight`, else the file that comes along for the codec."""
     return config.weight or str(pretrained(codec_said(config, codec) or _codec_of_inputs(config)))
+
+
+def load_detector(config: DetectConfig, weight: str, threads: int = 0) -> Detector:
+    """The weights as the settings want them."""
+    network = config.network or None
+    return Detector.load(weight, network=network, device=config.device, threads=threads, precision=config.precision)
 
 
 def codec_said(config: DetectConfig, codec: Codec | None) -> str:

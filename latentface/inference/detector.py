@@ -29,18 +29,27 @@ class Detector:
         self.facts = runtime.facts
 
     @classmethod
-    def load(cls, path: str | Path, *, network: str | None = None, device: str = "", threads: int = 0) -> Detector:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        network: str | None = None,
+        device: str = "",
+        threads: int = 0,
+        precision: str = "float32",
+    ) -> Detector:
         """From a checkpoint, a bare state dict, or an exported `.onnx`, which ONNX Runtime then runs.
 
-        `network` is only checked. `threads`: of this process, for the network; 0: all. Raises LatentFaceError where
-        the file contradicts `network` or is none of these.
+        `network` is only checked. `threads`: of this process, for the network; 0: all. `precision` of a checkpoint:
+        float32, or bfloat16 or float16 by autocast. Raises LatentFaceError where the file contradicts `network` or
+        is none of these.
         """
-        return cls(open_runtime(path, network=network, device=device, threads=threads))
+        return cls(open_runtime(path, network=network, device=device, threads=threads, precision=precision))
 
     @classmethod
-    def pretrained(cls, codec: str, *, device: str = "") -> Detector:
+    def pretrained(cls, codec: str, *, device: str = "", precision: str = "float32") -> Detector:
         """The detector for latents of `codec` that comes along. Raises LatentFaceError for a codec without one."""
-        return cls.load(pretrained(codec), device=device)
+        return cls.load(pretrained(codec), device=device, precision=precision)
 
     @property
     def rates(self) -> tuple[int, ...]:

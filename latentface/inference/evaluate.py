@@ -15,8 +15,10 @@ from latentface.errors import LatentFaceError
 from latentface.evaluation.wider import DIFFICULTIES
 from latentface.files import make_folder, replacing
 from latentface.inference.evaluate_files import evaluate_files
+from latentface.inference.runtime import PRECISIONS
 from latentface.model.faces import Thresholds
 from latentface.options import option
+from latentface.words import counted
 
 
 @dataclass
@@ -50,6 +52,11 @@ class EvaluateConfig:
     out: str = option("evaluation", "folder for evaluation.json and the prediction files")
     batch_size: int = option(8, "latents of one shape per batch")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
+    precision: str = option(
+        "float32",
+        "of a checkpoint's network; bfloat16 is faster on GPUs and on CPUs with units for it",
+        choices=PRECISIONS,
+    )
     workers: int = option(0, "processes that read latents")
     json: bool = option(False, "print the result as JSON")
 
@@ -103,6 +110,8 @@ def describe(result: dict[str, Any]) -> str:
         lines.append(f"  landmarks  NME {_shown(nme['nme'])} of sqrt(width x height), {nme['faces']} faces")
         if "wider" in scored:
             lines.append("  " + _wider_line(scored["wider"]))
+    if "cost" in result:
+        lines.append("cost  " + cost_words(result["cost"]))
     return "\n".join(lines)
 
 
@@ -113,3 +122,11 @@ def _wider_line(score: dict[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "   -  " if value is None else f"{value:.4f}"
+
+
+def cost_words(cost: dict[str, Any]) -> str:
+    """`cost` of an evaluation in a line."""
+    work = "GMAC unknown" if cost["gmac"] is None else f"{cost['gmac']:.2f} GMAC"
+    time = "not timed: too few batches" if cost["ms"] is None else f"{cost['ms']:.1f} ms"
+    where = counted(cost["threads"], "thread") if cost["device"] == "cpu" else cost["device"]
+    return f"of a {cost['input']}: {work}, {time} ({where}, batches of {cost['batch']})"

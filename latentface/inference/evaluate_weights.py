@@ -21,6 +21,7 @@ from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
 from latentface.evaluation.wider import prediction_name, write_prediction
 from latentface.files import make_folder, refuse_link_outside
+from latentface.inference.cost import Stopwatch, cost
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
 from latentface.inference.pretrained import codec_near, pretrained
@@ -39,7 +40,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if not latent_dir.is_dir():
         raise LatentFaceError(f"{shown(latent_dir)}: no such folder; give --dataset_root and --split, or --latent_dir")
     weight = config.weight or str(pretrained(codec_near([latent_dir], "--weight")))
-    detector = Detector.load(weight, network=config.network or None, device=config.device)
+    detector = Detector.load(weight, network=config.network or None, device=config.device, precision=config.precision)
     if config.channels:
         detector.read_channels(config.channels)
     there = set(available_rates(latent_dir))
@@ -69,13 +70,17 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         "before_nms": config.before_nms,
         "keep": config.keep,
     }
+    if config.precision != "float32":
+        protocol["precision"] = config.precision
     if config.channels:
         protocol["channels"] = config.channels
     if config.frame != "picture":
         protocol["frame"] = config.frame
+    watch = Stopwatch()
     with deaths_explained():
-        scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset) for dataset in datasets}
-    return {"protocol": protocol, "data": data, "rates": scores, "versions": versions()}
+        scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset, watch) for dataset in datasets}
+    costs = cost(detector.runtime, watch)
+    return {"protocol": protocol, "data": data, "rates": scores, "cost": costs, "versions": versions()}
 
 
 def open_set(data: Mapping[str, Any], rate: int, cache: Cache | None = None) -> NestedLatentWiderFaceDataset:
@@ -89,7 +94,9 @@ def open_set(data: Mapping[str, Any], rate: int, cache: Cache | None = None) -> 
     )
 
 
-def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:
+def _evaluate_rate(
+    config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset, watch: Stopwatch
+) -> dict[str, Any]:
     rate = dataset.rates[0]
     folder = make_folder(Path(config.out) / f"predictions_{rate}", "--out", within=config.out)
     for event in folder.iterdir():
@@ -98,7 +105,7 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
         stale.unlink()
     evaluation, sizes = Evaluation(min_height=config.min_height), set()
     rows = {picture.name: (picture.labels.name, picture.row) for picture in dataset.pictures}
-    for name, size, result in _results(config, detector, dataset.by_shard()):
+    for name, size, result in _results(config, detector, dataset.by_shard(), watch):
         evaluation.add(result)
         sizes.add(size)
         label, row = rows[name]
@@ -122,7 +129,7 @@ def _evaluate_rate(config: EvaluateConfig, detector: Detector, dataset: NestedLa
 
 
 def _results(
-    config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset
+    config: EvaluateConfig, detector: Detector, dataset: NestedLatentWiderFaceDataset, watch: Stopwatch
 ) -> Iterator[tuple[str, tuple[int, int], PictureResult]]:
     """Name, picture size (width, height), and what was found and is there, picture by picture."""
     loader = load_batches(dataset, collate_by_shape, config.workers, batch_size=config.batch_size)
@@ -131,7 +138,8 @@ def _results(
             latents = batch.decoded()
             if not latents.isfinite().all():  # a packed set says that it was checked; who wrote it?
                 raise LatentFaceError(f"NaN or infinite values in a latent of {', '.join(batch.names)}; pack it again")
-            found = detector.predict(latents, batch.rates, batch.model_indices, config.thresholds)
+            with watch.batch(tuple(latents.shape)):
+                found = detector.predict(latents, batch.rates, batch.model_indices, config.thresholds)
             height, width = (side * detector.stride for side in batch.latents.shape[-2:])
             for row, (name, faces) in enumerate(zip(batch.names, found, strict=True)):
                 truth = batch.truth(row)

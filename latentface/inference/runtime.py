@@ -17,10 +17,11 @@ from latentface.model.config import ChannelCounts, ModelConfig, check_channels
 from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from latentface.model.checkpoint import Checkpoint
+
+PRECISIONS = ("float32", "bfloat16", "float16")  # of a checkpoint's network; an exported one has its own
 
 
 class Runtime(Protocol):
@@ -41,13 +42,13 @@ class Runtime(Protocol):
 class TorchRuntime:
     """A checkpoint on a CPU or GPU, in float32 or, by autocast, in another precision."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "", precision: torch.dtype | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "", precision: str = "float32") -> None:
         import torch
 
         from latentface.model.predict import pick_device
 
         keep_memory()
-        self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, precision or torch.float32
+        self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, getattr(torch, precision)
         self.model = checkpoint.build().eval().to(pick_device(device))
         self.rates = self.model.normalisation.known_rates
         self.channels = self.model.normalisation.channel_counts
@@ -108,8 +109,12 @@ class OnnxRuntime:
         return outputs
 
 
-def open_runtime(path: str | Path, *, network: str | None, device: str, threads: int = 0) -> Runtime:
+def open_runtime(
+    path: str | Path, *, network: str | None, device: str, threads: int = 0, precision: str = "float32"
+) -> Runtime:
     """By suffix: `.onnx` for ONNX Runtime, anything else for torch. `network` is only checked."""
+    if precision not in PRECISIONS:
+        raise LatentFaceError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if Path(path).suffix.lower() != ".onnx":
         import torch
 
@@ -117,7 +122,11 @@ def open_runtime(path: str | Path, *, network: str | None, device: str, threads:
 
         if threads:
             torch.set_num_threads(threads)
-        return TorchRuntime(load_checkpoint(path, network), device)
+        return TorchRuntime(load_checkpoint(path, network), device, precision)
+    if precision != "float32":
+        raise LatentFaceError(
+            f"--precision {precision}: an exported model keeps its own; leave it out or give the .pth"
+        )
     if device not in ("", "cpu"):
         raise LatentFaceError(f"--device {device}: exported models run on the CPU here; leave it out or give the .pth")
     runtime = OnnxRuntime(path, threads)

@@ -12,10 +12,11 @@ from torch import nn
 
 from latentface.apps import bench
 from latentface.apps.bench_networks import crowded_predictions, random_model
-from latentface.apps.bench_timing import Comparison, Row, compare, comparison_of, gmac, run_measured
+from latentface.apps.bench_timing import Comparison, Row, compare, comparison_of, run_measured
 from latentface.apps.bench_training import plain_loss
 from latentface.cli import main
 from latentface.model.config import ModelConfig
+from latentface.model.cost import gmac
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss, Targets
 from latentface.model.postprocess import postprocess
@@ -81,7 +82,7 @@ def test_peak_memory_and_failures_of_a_command():
 
 
 def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    parts = ["limits", "detection", "postprocessing", "training", "reading", "supply"]
+    parts = ["limits", "detection", "bridges", "postprocessing", "training", "reading", "supply", "encode"]
     settings = ["--quick", "--backbone", "resnet18", "--rounds", "1", "--out", str(tmp_path), "--machine", "here"]
     assert main(["bench", *settings, "--parts", *parts]) == 0
     assert main(["bench", *settings, "--parts", "wider", "postprocessing"]) == 0
@@ -99,6 +100,10 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for row in result["rows"]["training"]:
         assert "aten::convolution_backward" in row["facts"]["operations"]
         assert 0 < sum(row["facts"]["operations"].values()) < 1.01
+    deep = next(row for row in result["rows"]["bridges"] if row["item"] == "bridge deep, resnet18")
+    assert deep["facts"]["gmac"] < deep["facts"]["against_gmac"]
+    (encoding,) = result["rows"]["encode"]  # of drawn photographs, by dct; of so few the time says nothing
+    assert encoding["facts"]["pictures"] == 4
     limits = {row["item"]: row for row in result["rows"]["limits"]}
     assert 0 < limits["light on latents, shuffle bridge"]["share_of_matrix_product"] < 2
     assert limits["resnet18 on pictures"]["gmac"] == pytest.approx(17.4 / 16, rel=0.02)  # 160 px

@@ -119,6 +119,17 @@ def page(*arguments: object, out: Path) -> Page:
     return Page((out / "report.html").read_text(encoding="utf-8"))
 
 
+def test_what_a_picture_costs(first: Path, second: Path, tmp_path: Path) -> None:
+    file = second / "evaluation.json"
+    cost = {"input": "picture", "gmac": 2.5, "ms": None, "device": "cpu", "threads": 2, "batch": 8}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"cost": cost}))
+    tables = page(first, second, out=tmp_path / "out").tables
+    assert tables["What a picture costs"] == [
+        ["Run", "from", "GMAC", "ms", "on"], ["second", "a picture", "2.50", DASH, "2 threads, batches of 8"],
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["costs"]["second"]["gmac"] == 2.5
+
+
 def test_counts_of_two_runs_side_by_side(first: Path, second: Path, tmp_path: Path) -> None:
     tables = page(first, f"better={second}", out=tmp_path / "out").tables
     assert tables["AP by rate, and bits per pixel"] == [

@@ -13,6 +13,7 @@ import pytest
 from latentface.errors import LatentFaceError
 from latentface.evaluation.report import (
     STYLES,
+    Cost,
     Difference,
     Point,
     _apart,
@@ -23,6 +24,7 @@ from latentface.evaluation.report import (
     overlap,
     plain,
     rates_of,
+    read_costs,
     read_curves,
     read_evaluation,
 )
@@ -286,3 +288,27 @@ def test_a_figure_of_nothing_says_so() -> None:
     (axes,) = draw({"a": [Point("12", 0.1, [0.2]), Point("75", None, [0.4])]}, "all").axes
     assert [text.get_text() for text in axes.texts] == ["bits per pixel are unknown"]
     assert axes.get_legend() is None
+
+
+def test_costs_stand_below_the_tables(tmp_path: Path) -> None:
+    """Of seeds the first file's; files of earlier versions, and broken ones, say nothing."""
+    said = {"input": "latent", "gmac": 2.386, "ms": 31.04, "device": "cpu", "threads": 2, "batch": 8}
+    of_pictures = said | {"input": "picture", "gmac": None, "ms": None, "device": "cuda:0"}
+    files = []
+    for number, (name, cost) in enumerate(
+        [("a", said), ("a", of_pictures), ("b", of_pictures), ("c", None), ("d", {"gmac": "much"})]
+    ):
+        path = evaluation(tmp_path / f"{number}.json", {"75": scores(0.5, 1.0)})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cost": cost}))
+        files.append((name, path))
+    costs = read_costs(files)
+    assert costs == {
+        "a": Cost("latent", 2.386, 31.04, "2 threads, batches of 8"),
+        "b": Cost("picture", None, None, "cuda:0, batches of 8"),
+    }
+    assert markdown({}, [], [], "all", costs).endswith(
+        "\n\n| of a picture | GMAC | ms | on |\n|---|---|---|---|\n"
+        "| a, from a latent | 2.39 | 31.04 | 2 threads, batches of 8 |\n"
+        "| b, from a picture | - | - | cuda:0, batches of 8 |\n"
+        "\nDecoding comes before a detector of pictures; its cost is not counted here.\n"
+    )

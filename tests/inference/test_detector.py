@@ -139,3 +139,13 @@ def test_public_names() -> None:
     assert all(hasattr(latentface, name) for name in latentface.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Detectr'"):
         latentface.Detectr  # noqa: B018
+
+
+def test_other_precisions_are_near(detector: Detector, weights: Path) -> None:
+    """bfloat16 has 8 bits of mantissa: scores move, by little."""
+    of_32 = detector(latent(), rate=75, confidence=0.0)
+    of_16 = Detector.load(weights, device="cpu", precision="bfloat16")(latent(), rate=75, confidence=0.0)
+    assert of_16.scores[0] == pytest.approx(of_32.scores[0], abs=0.02)
+    assert of_16.scores[0] != of_32.scores[0]
+    with pytest.raises(LatentFaceError, match="precision 'int4' is none of float32, bfloat16, float16"):
+        Detector.load(weights, precision="int4")

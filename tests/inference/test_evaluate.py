@@ -59,6 +59,12 @@ def test_json_to_standard_output(
     assert list(json.loads(capsys.readouterr().out)["rates"]) == ["25", "75"]
 
 
+def test_another_precision_is_part_of_the_protocol(drawn_dataset: Path, weights: Path, tmp_path: Path) -> None:
+    arguments = ["--weight", str(weights), "--dataset_root", str(drawn_dataset), "--out", str(tmp_path)]
+    assert main(["evaluate", *arguments, "--rates", "75", "--precision", "bfloat16"]) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["protocol"]["precision"] == "bfloat16"
+
+
 def test_without_a_checkpoint_the_detector_for_the_codec_of_the_latents(
     drawn_photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -77,6 +77,11 @@ def test_it_says_what_it_is(weights, exported):
         Detector.load(exported, device="cuda:0")
 
 
+def test_an_exported_model_keeps_its_precision(exported):
+    with pytest.raises(LatentFaceError, match="--precision bfloat16: an exported model keeps its own"):
+        Detector.load(exported, precision="bfloat16")
+
+
 def test_int8_is_near_and_smaller(weights, exported, integer, drawn_dataset):
     """Scores within 0.1, on average within 0.01, of a latent that it was not calibrated on."""
     latent = np.load(drawn_dataset / "val" / "latent" / "drawn_2_1" / "latent_75.npy")[None]
