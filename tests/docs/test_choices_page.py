@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from choices_page import PAGE, PLACE, RECORD, filled, table
+from choices_page import PAGE, PLACE, RECORD, changes_table, filled, views_table
 
 
-def test_the_table_is_that_of_the_record() -> None:
+def test_the_tables_are_those_of_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert PLACE.search(text)
+    assert {place[1] for place in PLACE.finditer(text)} == {"changes", "views"}
     assert filled(text, json.loads(RECORD.read_text())) == text, "python tests/docs/choices_page.py writes it anew"
 
 
@@ -17,8 +17,17 @@ def test_the_table_by_hand() -> None:
     base = {"first": [{"12": 0.5, "75": 0.7}], "second": [{"12": 0.52, "75": 0.68}, {"12": 0.5, "75": 0.66}]}
     worse = {"change": "worse", "first": {"12": 0.51, "75": 0.69}}
     better = {"change": "better", "second": {"12": 0.5, "75": 0.675}, "kept": "yes"}
-    assert table({"base": base, "rows": [worse, better]}).splitlines()[2:] == [
+    assert changes_table({"base": base, "rows": [worse, better]}).splitlines()[2:] == [
         "| none: AP of the base | 0.500 | 0.700 | 0.510 | 0.670 | |",
         "| better |  |  | -1.0 | +0.5 | yes |",
         "| worse | +1.0 | -1.0 |  |  |  |",
+    ]
+
+
+def test_views_by_hand() -> None:
+    assert views_table({"few": {"12": 0.5, "75": 0.61}, "many": {"12": 0.55, "75": 0.7004}}).splitlines() == [
+        "| trained on | rate 12 | rate 75 |",
+        "|---|---|---|",
+        "| few | 0.500 | 0.610 |",
+        "| many | 0.550 | 0.700 |",
     ]
