@@ -150,7 +150,8 @@ def find_labels(latent_dir: Path) -> Path:
         if place.is_file():
             refuse_link_outside(place, place.parent)
             return place
-    raise LatentFaceError(f"{latent_dir.parent}: no labels.txt, neither here nor in {latent_dir.name}/")
+    where = f"neither here nor in {latent_dir.name}/"
+    raise LatentFaceError(f"{latent_dir.parent}: no labels.txt, {where}; put it there or name it, see --help")
 
 
 def available_rates(latent_dir: str | Path, sample: int = 50) -> list[int]:

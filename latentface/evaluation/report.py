@@ -68,7 +68,8 @@ class Cost:
     input: str  # "latent" or "picture"; the decoding that comes before the latter is not counted
     gmac: float | None
     ms: float | None
-    where: str  # threads or GPU, and the size of a batch
+    precision: str
+    where: str  # threads or GPU, and how many batches of what size
 
 
 Curves = dict[str, list[Point]]
@@ -119,8 +120,9 @@ def _cost(said: Any) -> Cost | None:
     if not isinstance(said, dict) or not all(_is_number(said.get(name)) for name in ("gmac", "ms")):
         return None
     device, threads = said.get("device"), said.get("threads")
-    where = f"{threads} threads" if device == "cpu" else str(device)
-    return Cost(str(said.get("input")), said.get("gmac"), said.get("ms"), f"{where}, batches of {said.get('batch')}")
+    where = f"{threads} thread{'' if threads == 1 else 's'}" if device == "cpu" else str(device)
+    where += f", median of {said.get('batches')} of up to {said.get('batch')} pictures"
+    return Cost(str(said.get("input")), said.get("gmac"), said.get("ms"), str(said.get("precision")), where)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -216,12 +218,16 @@ def markdown(
         ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"
         lines.append(f"| {one.name} | {one.anchor} | {rate} | {one.ap_overlap:.0%} | {ap} | {one.bpp_overlap:.0%} |")
     if costs:
-        lines += ["", "| of a picture | GMAC | ms | on |", "|---|---|---|---|"]
+        lines += ["", "| of a picture | GMAC | ms | precision | on |", "|---|---|---|---|---|"]
     for name, cost in (costs or {}).items():
         work, time = (("-" if value is None else f"{value:.2f}") for value in (cost.gmac, cost.ms))
-        lines.append(f"| {name}, from a {cost.input} | {work} | {time} | {cost.where} |")
-    if any(cost.input == "picture" for cost in (costs or {}).values()):
-        lines += ["", "Decoding comes before a detector of pictures; its cost is not counted here."]
+        lines.append(f"| {name}, from a {cost.input} | {work} | {time} | {cost.precision} | {cost.where} |")
+    if costs:
+        lines += [
+            "",
+            "GMAC: thousand million multiply-adds of the network. ms: network and suppression, as it was evaluated,",
+        ]
+        lines += ["reading left out. Decoding, which comes before a detector of pictures, is not counted."]
     return "\n".join(lines) + "\n"
 
 

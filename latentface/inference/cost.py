@@ -40,20 +40,24 @@ class Stopwatch:
 
 def cost(runtime: Runtime, watch: Stopwatch) -> dict[str, Any]:
     """For evaluation.json: `gmac` of one picture of the largest size seen (None of an exported graph) and `ms`."""
+    precision = runtime.facts.get("precision", "float32")  # as it was exported
+    if isinstance(runtime, TorchRuntime):
+        precision = str(runtime.precision).removeprefix("torch.")
     largest = max(watch.shapes, key=lambda shape: shape[1:], default=None)
     return {
         "input": runtime.config.input,
         "gmac": _gmac(runtime, largest) if largest and isinstance(runtime, TorchRuntime) else None,
         "ms": watch.milliseconds,
-        "device": str(next(runtime.model.parameters()).device) if isinstance(runtime, TorchRuntime) else "cpu",
+        "device": str(runtime.device) if isinstance(runtime, TorchRuntime) else "cpu",
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "batch": max((shape[0] for shape in watch.shapes), default=0),
+        "batches": len(watch.seconds),
     }
 
 
 def _gmac(runtime: TorchRuntime, shape: tuple[int, ...]) -> float:
     model = runtime.model
-    device = next(model.parameters()).device
-    inputs = torch.zeros(1, *shape[1:], device=device)
-    rates = torch.tensor([(runtime.rates or (0,))[0]], device=device)
+    inputs = torch.zeros(1, *shape[1:], device=runtime.device)
+    rates = torch.tensor([(runtime.rates or (0,))[0]], device=runtime.device)
     return round(gmac(model, inputs, rates, torch.full_like(rates, UNKNOWN_INDEX)), 4)

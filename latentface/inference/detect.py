@@ -75,7 +75,7 @@ class DetectConfig:
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
     precision: str = option(
         "float32",
-        "of a checkpoint's network; bfloat16 is faster on GPUs and on CPUs with units for it",
+        "of a checkpoint's network; bfloat16: faster on GPUs and on CPUs with units for it, slower on others",
         choices=PRECISIONS,
     )
     rows: str = option(

@@ -54,7 +54,7 @@ class EvaluateConfig:
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
     precision: str = option(
         "float32",
-        "of a checkpoint's network; bfloat16 is faster on GPUs and on CPUs with units for it",
+        "of a checkpoint's network; bfloat16: faster on GPUs and on CPUs with units for it, slower on others",
         choices=PRECISIONS,
     )
     workers: int = option(0, "processes that read latents")
@@ -129,4 +129,5 @@ def cost_words(cost: dict[str, Any]) -> str:
     work = "GMAC unknown" if cost["gmac"] is None else f"{cost['gmac']:.2f} GMAC"
     time = "not timed: too few batches" if cost["ms"] is None else f"{cost['ms']:.1f} ms"
     where = counted(cost["threads"], "thread") if cost["device"] == "cpu" else cost["device"]
-    return f"of a {cost['input']}: {work}, {time} ({where}, batches of {cost['batch']})"
+    batches = f"median of {counted(cost['batches'], 'batch', 'batches')} of up to {cost['batch']}"
+    return f"of a {cost['input']}: {work}, {time} ({where}, {cost['precision']}, {batches})"

@@ -63,6 +63,7 @@ def run(config: ExportConfig) -> Path:
     if out.suffix.lower() == ".pth":
         return _write_halved(checkpoint, out)
     model = checkpoint.build().eval()
+    print(f"{config.weight}: traced, then compared with the checkpoint; a minute on a slow processor", flush=True)
     samples = list(_calibration(config, model)) if config.calibration else list(_made_up(model))
     facts = checkpoint.facts | {
         "precision": "int8" if config.int8 else "float32",

@@ -5,6 +5,7 @@ ONNX Runtime comes without torch: a program that only detects starts in half a s
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from latentface.errors import LatentFaceError
 from latentface.inference.onnx_file import INPUTS, open_session, read_properties, widened
-from latentface.machine import cores, keep_memory
+from latentface.machine import cores, keep_memory, multiplies_bfloat16
 from latentface.model.config import ChannelCounts, ModelConfig, check_channels
 from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
@@ -49,7 +50,10 @@ class TorchRuntime:
 
         keep_memory()
         self.config, self.facts, self.precision = checkpoint.config, checkpoint.facts, getattr(torch, precision)
-        self.model = checkpoint.build().eval().to(pick_device(device))
+        self.device = pick_device(device)
+        self.model = checkpoint.build().eval().to(self.device)
+        if precision != "float32" and self.device.type == "cpu" and not multiplies_bfloat16():
+            print(f"this processor has no units for {precision}: float32 is several times faster here", file=sys.stderr)
         self.rates = self.model.normalisation.known_rates
         self.channels = self.model.normalisation.channel_counts
 

@@ -121,12 +121,14 @@ def page(*arguments: object, out: Path) -> Page:
 
 def test_what_a_picture_costs(first: Path, second: Path, tmp_path: Path) -> None:
     file = second / "evaluation.json"
-    cost = {"input": "picture", "gmac": 2.5, "ms": None, "device": "cpu", "threads": 2, "batch": 8}
+    cost = {"input": "picture", "gmac": 2.5, "ms": None, "device": "cpu", "threads": 1, "batch": 8}
+    cost |= {"precision": "bfloat16", "batches": 2}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"cost": cost}))
     tables = page(first, second, out=tmp_path / "out").tables
     assert tables["What a picture costs"] == [
-        ["Run", "from", "GMAC", "ms", "on"], ["second", "a picture", "2.50", DASH, "2 threads, batches of 8"],
-    ]  # fmt: skip
+        ["Run", "from", "GMAC", "ms", "precision", "on"],
+        ["second", "a picture", "2.50", DASH, "bfloat16", "1 thread, median of 2 of up to 8 pictures"],
+    ]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["costs"]["second"]["gmac"] == 2.5
 
 
