@@ -190,7 +190,7 @@ def _plan(config: DetectConfig, inputs: Iterator[Path]) -> list[Part]:
     out = Path(config.out)
     settings = {name: getattr(config, name) for name in SETTINGS} | {"weight_sha256": sha256(Path(config.weight))}
     if begun := _begun(out):
-        _refuse_others(out, begun["settings"], settings)
+        _refuse_others(out, {"precision": "float32"} | begun["settings"], settings)  # earlier versions knew no other
         parts, checksum = _cut(inputs, config.part, None)
         if checksum != begun["inputs_sha256"]:
             raise LatentFaceError(f"{out}: begun with other inputs ({begun['inputs']}); give the same or another --out")

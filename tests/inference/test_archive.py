@@ -186,6 +186,21 @@ def test_other_work_in_the_same_folder_is_refused(
     assert "rows/_parts.json: not the description of an archive" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_an_archive_begun_before_there_was_a_precision_goes_on(
+    detect: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    rows = ("--rows", "jsonl", "--out", "rows")
+    assert detect(*rows) == 0
+    path = Path("rows/_parts.json")
+    content = json.loads(path.read_text())
+    assert content["settings"].pop("precision") == "float32"
+    path.write_text(json.dumps(content))
+    assert detect(*rows) == 0
+    assert detect(*rows, "--precision", "bfloat16") == 2
+    assert "begun with precision float32, now it is bfloat16" in capsys.readouterr().err
+
+
 def test_a_worker_killed_half_way_loses_and_doubles_nothing(
     where: str,
     drawn_dataset: Path,
