@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
+def counted(number: object, noun: str, nouns: str = "") -> str:
     """`1 face`, `2 faces`."""
     return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from latentface.errors import LatentFaceError
 from latentface.files import parse_json
+from latentface.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,12 +117,15 @@ def read_costs(files: Iterable[tuple[str, Path]]) -> dict[str, Cost]:
     return {name: one for name, one in found.items() if one}
 
 
+def ran_on(cost: dict[str, Any]) -> str:
+    """`2 threads`, or the name of the GPU."""
+    return counted(cost.get("threads"), "thread") if cost.get("device") == "cpu" else str(cost.get("device"))
+
+
 def _cost(said: Any) -> Cost | None:
     if not isinstance(said, dict) or not all(_is_number(said.get(name)) for name in ("gmac", "ms")):
         return None
-    device, threads = said.get("device"), said.get("threads")
-    where = f"{threads} thread{'' if threads == 1 else 's'}" if device == "cpu" else str(device)
-    where += f", median of {said.get('batches')} of up to {said.get('batch')} pictures"
+    where = f"{ran_on(said)}, median of {said.get('batches')} of up to {said.get('batch')} pictures"
     return Cost(str(said.get("input")), said.get("gmac"), said.get("ms"), str(said.get("precision")), where)
 
 
@@ -217,18 +221,21 @@ def markdown(
         rate = "-" if one.bd_rate is None else f"{one.bd_rate:+.1f} %"
         ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"
         lines.append(f"| {one.name} | {one.anchor} | {rate} | {one.ap_overlap:.0%} | {ap} | {one.bpp_overlap:.0%} |")
-    if costs:
-        lines += ["", "| of a picture | GMAC | ms | precision | on |", "|---|---|---|---|---|"]
-    for name, cost in (costs or {}).items():
-        work, time = (("-" if value is None else f"{value:.2f}") for value in (cost.gmac, cost.ms))
-        lines.append(f"| {name}, from a {cost.input} | {work} | {time} | {cost.precision} | {cost.where} |")
-    if costs:
-        lines += [
-            "",
-            "GMAC: thousand million multiply-adds of the network. ms: network and suppression, as it was evaluated,",
-        ]
-        lines += ["reading left out. Decoding, which comes before a detector of pictures, is not counted."]
+    lines += _cost_lines(costs) if costs else []
     return "\n".join(lines) + "\n"
+
+
+def _cost_lines(costs: Mapping[str, Cost]) -> list[str]:
+    lines = ["", "| of a picture | GMAC | ms | precision | on |", "|---|---|---|---|---|"]
+    for name, cost in costs.items():
+        work, time = ("-" if value is None else f"{value:.2f}" for value in (cost.gmac, cost.ms))
+        lines.append(f"| {name}, from a {cost.input} | {work} | {time} | {cost.precision} | {cost.where} |")
+    return [
+        *lines,
+        "",
+        "GMAC: thousand million multiply-adds of the network. ms: network and suppression, as it was evaluated,",
+        "reading left out. Decoding, which comes before a detector of pictures, is not counted.",
+    ]
 
 
 def rates_of(curves: Curves) -> list[str]:

@@ -40,16 +40,15 @@ class Stopwatch:
 
 def cost(runtime: Runtime, watch: Stopwatch) -> dict[str, Any]:
     """For evaluation.json: `gmac` of one picture of the largest size seen (None of an exported graph) and `ms`."""
-    precision = runtime.facts.get("precision", "float32")  # as it was exported
-    if isinstance(runtime, TorchRuntime):
-        precision = str(runtime.precision).removeprefix("torch.")
     largest = max(watch.shapes, key=lambda shape: shape[1:], default=None)
+    own: dict[str, Any] = {"gmac": None, "device": "cpu", "precision": runtime.facts.get("precision", "float32")}
+    if isinstance(runtime, TorchRuntime):
+        own["gmac"] = _gmac(runtime, largest) if largest else None
+        own["device"], own["precision"] = str(runtime.device), str(runtime.precision).removeprefix("torch.")
     return {
         "input": runtime.config.input,
-        "gmac": _gmac(runtime, largest) if largest and isinstance(runtime, TorchRuntime) else None,
         "ms": watch.milliseconds,
-        "device": str(runtime.device) if isinstance(runtime, TorchRuntime) else "cpu",
-        "precision": precision,
+        **own,
         "threads": torch.get_num_threads(),
         "batch": max((shape[0] for shape in watch.shapes), default=0),
         "batches": len(watch.seconds),

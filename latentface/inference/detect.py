@@ -26,8 +26,8 @@ from latentface.inference.detector import Detector
 from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
 from latentface.inference.pretrained import codec_near, pretrained
-from latentface.inference.runtime import PRECISIONS
 from latentface.machine import cores
+from latentface.model.config import PRECISIONS
 from latentface.model.faces import Faces, Thresholds
 from latentface.options import option
 from latentface.overlap import ahead

@@ -12,10 +12,11 @@ from typing import Any
 
 from latentface.data.cache import CACHE_GB
 from latentface.errors import LatentFaceError
+from latentface.evaluation.report import ran_on
 from latentface.evaluation.wider import DIFFICULTIES
 from latentface.files import make_folder, replacing
 from latentface.inference.evaluate_files import evaluate_files
-from latentface.inference.runtime import PRECISIONS
+from latentface.model.config import PRECISIONS
 from latentface.model.faces import Thresholds
 from latentface.options import option
 from latentface.words import counted
@@ -128,6 +129,5 @@ def cost_words(cost: dict[str, Any]) -> str:
     """`cost` of an evaluation in a line."""
     work = "GMAC unknown" if cost["gmac"] is None else f"{cost['gmac']:.2f} GMAC"
     time = "not timed: too few batches" if cost["ms"] is None else f"{cost['ms']:.1f} ms"
-    where = counted(cost["threads"], "thread") if cost["device"] == "cpu" else cost["device"]
     batches = f"median of {counted(cost['batches'], 'batch', 'batches')} of up to {cost['batch']}"
-    return f"of a {cost['input']}: {work}, {time} ({where}, {cost['precision']}, {batches})"
+    return f"of a {cost['input']}: {work}, {time} ({ran_on(cost)}, {cost['precision']}, {batches})"

@@ -14,15 +14,13 @@ import numpy as np
 from latentface.errors import LatentFaceError
 from latentface.inference.onnx_file import INPUTS, open_session, read_properties, widened
 from latentface.machine import cores, keep_memory, multiplies_bfloat16
-from latentface.model.config import ChannelCounts, ModelConfig, check_channels
+from latentface.model.config import PRECISIONS, ChannelCounts, ModelConfig, check_channels
 from latentface.model.faces import Faces, Thresholds, best_candidates, keep_boxes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from latentface.model.checkpoint import Checkpoint
-
-PRECISIONS = ("float32", "bfloat16", "float16")  # of a checkpoint's network; an exported one has its own
 
 
 class Runtime(Protocol):

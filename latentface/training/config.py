@@ -11,7 +11,7 @@ from latentface.data.mirror import local, local_file
 from latentface.data.remote import join
 from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
-from latentface.model.config import BACKBONES, BOX_LOSSES, BRIDGE_ENTERS, CLASS_LOSSES, MATCHINGS
+from latentface.model.config import BACKBONES, BOX_LOSSES, BRIDGE_ENTERS, CLASS_LOSSES, MATCHINGS, PRECISIONS
 from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
@@ -140,7 +140,7 @@ class TrainConfig:
     precision: str = option(
         "auto",
         "auto: mixed on GPUs and on CPUs with bfloat16 instructions, float32 elsewhere",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=("auto", *PRECISIONS),
         group="speed",
     )
     compile: bool = option(False, "compile the network by torch.compile: minutes at the start, faster steps on GPUs")

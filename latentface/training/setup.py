@@ -64,7 +64,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on GPUs and CPUs that have units for it, float16 with loss scaling on other GPUs (T4, P100),
     float32 on other CPUs."""
     if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+        return getattr(torch, name)  # type: ignore[no-any-return]
     if device.type != "cuda":
         return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16() else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
