@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +28,13 @@ def multiplies_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def full_float32() -> AbstractContextManager[None]:
+    """Convolutions of float32 in float32, on GPUs too, where torch rounds what they take to 11 bits (TF32)."""
+    from torch.backends import cudnn
+
+    return cudnn.flags(enabled=True, allow_tf32=False)  # type: ignore[no-any-return]
 
 
 def keep_memory() -> None:

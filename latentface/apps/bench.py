@@ -30,10 +30,11 @@ from latentface.apps.bench_networks import (
 )
 from latentface.apps.bench_reading import reading_rows
 from latentface.apps.bench_timing import Row, matrix_throughput
-from latentface.apps.bench_tools import encode_row, folder_facts, help_seconds, memory_facts, wider_row
-from latentface.apps.bench_training import supply_row, training_row
+from latentface.apps.bench_tools import batch_row, encode_row, folder_facts, help_seconds, memory_facts, wider_row
+from latentface.apps.bench_training import compile_row, supply_row, training_row
 from latentface.apps.drawing import draw_picture
 from latentface.codecs import CODECS, PRECISIONS, open_codec
+from latentface.codecs.base import BatchCodec
 from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.pack import PackConfig
@@ -49,6 +50,7 @@ from latentface.inference.runtime import TorchRuntime
 from latentface.machine import cores, versions
 from latentface.model.checkpoint import Checkpoint, save_checkpoint
 from latentface.model.config import RESNETS, ModelConfig, fits
+from latentface.model.cost import gmac
 from latentface.model.retinaface import RetinaFace
 from latentface.options import option
 
@@ -59,6 +61,7 @@ PARTS = (
     "bridges",
     "postprocessing",
     "training",
+    "compile",
     "reading",
     "supply",
     "encode",
@@ -204,6 +207,8 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
     """Latent to faces in every runtime, beside decoding the same latents and the picture-input twin."""
     given = material(config)
     twin = random_model(ModelConfig(config.backbone, input="picture")).to(config.device)
+    rates = torch.tensor([given.rate])
+    picture_work = gmac(twin, given.decode(1).to(config.device), rates.to(config.device))  # without the decoder's
     channels, stride = given.latents.shape[1], given.codec.stride
     models = [
         (config.backbone, "bilinear", 0, 2.0, None),
@@ -218,11 +223,14 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
                 continue
             shape = ModelConfig(backbone, bridge, "latent", channels, stride, projection=projection)
             model = random_model(shape)
+            work = gmac(model, given.batch(1), rates)
             for name, detector in _runtimes(model, given, Path(folder), config):
                 goal = plain_goal if name == "torch float32" else best_goal
                 goal = goal if config.backbone == "resnet50" else None  # what the goals were set against
                 for batch in (1, 8):
-                    yield _detection_row(detector, given, twin, f"{backbone}, {bridge}, {name}", batch, goal, config)
+                    row = _detection_row(detector, given, twin, f"{backbone}, {bridge}, {name}", batch, goal, config)
+                    row.facts["gmac"], row.facts["against_gmac"] = work, picture_work
+                    yield row
 
 
 def _detection_row(
@@ -240,6 +248,10 @@ def _detection_row(
     rounds = config.rounds if batch == 1 else max(1, config.rounds // 2)
     comparison = latent_against_pixels(given, ours, twin, batch=batch, rounds=rounds, device=config.device)
     facts = {"batch": batch, "pictures_per_second": batch / comparison.seconds}
+    if config.device != "cpu":
+        torch.cuda.reset_peak_memory_stats(config.device)
+        ours(given.batch(batch))
+        facts["peak_gpu_mb"] = torch.cuda.max_memory_allocated(config.device) / 1e6
     against = f"{given.codec.name} decoding, {twin.config.backbone} on pictures"
     return Row(f"latent to faces: {name}, batch {batch}", against, comparison, goal if batch == 1 else None, facts)
 
@@ -293,9 +305,17 @@ def _bridges(config: BenchConfig) -> list[Row]:
 
 def _training(config: BenchConfig) -> Iterator[Row]:
     latents = material(config).batch(2 if config.quick else 8)
-    backbone = "light" if config.quick else "resnet18"
-    for bridge in ("shuffle",) if config.quick else ("bilinear", FAST_BRIDGE):
+    networks = [("resnet18", "bilinear"), ("resnet18", FAST_BRIDGE)]
+    if config.device != "cpu":
+        networks.append((config.backbone, "bilinear"))
+    for backbone, bridge in [("light", "shuffle")] if config.quick else networks:
         yield training_row(latents, config.device, backbone=backbone, bridge=bridge, rounds=config.rounds)
+
+
+def _compile(config: BenchConfig) -> Iterator[Row]:
+    latents = material(config).batch(2 if config.quick else 8)
+    backbone, bridge = ("light", "shuffle") if config.quick else ("resnet18", FAST_BRIDGE)
+    yield compile_row(latents, config.device, backbone=backbone, bridge=bridge, rounds=config.rounds)
 
 
 def _postprocessing(config: BenchConfig) -> Iterator[Row]:
@@ -307,12 +327,19 @@ def _postprocessing(config: BenchConfig) -> Iterator[Row]:
 
 def _encode(config: BenchConfig) -> Iterator[Row]:
     name = config.codec or ("jpegai" if config.codec_weights else "dct")
-    pictures, rounds = 4 if config.quick else 24, min(3, config.rounds)
+    on_gpu = config.device != "cpu"
+    processes = cores() if on_gpu else 2
+    pictures = 24 * processes if on_gpu else 4 if config.quick else 24
+    rounds = min(3, config.rounds)
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(config.photographs) if config.photographs else _drawn_photographs(Path(folder), pictures)
+        codec = open_codec(name, config.codec_weights or None, config.device)
+        if on_gpu and isinstance(codec, BatchCodec):
+            yield batch_row(photographs, codec, batch=8, rounds=config.rounds, device=config.device)
         for precision in PRECISIONS if name == "jpegai" else PRECISIONS[:1]:
             of = {"pictures": pictures, "rounds": rounds, "precision": precision}
-            yield encode_row(photographs, name, config.codec_weights, **of)  # type: ignore[arg-type]
+            where = {"device": config.device, "processes": processes}
+            yield encode_row(photographs, name, config.codec_weights, **of, **where)  # type: ignore[arg-type]
 
 
 def _drawn_photographs(folder: Path, pictures: int) -> Path:
@@ -397,6 +424,7 @@ MEASURES: dict[str, Callable[[BenchConfig], Any]] = {
     "bridges": _bridges,
     "postprocessing": _postprocessing,
     "training": _training,
+    "compile": _compile,
     "reading": _reading,
     "supply": _supply,
     "encode": _encode,

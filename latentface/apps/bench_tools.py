@@ -12,13 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from latentface.apps.bench_timing import Row, comparison_of, elapsed, run_measured
+from latentface.apps.bench_timing import Row, compare, comparison_of, elapsed, run_measured
 from latentface.codecs import open_codec
-from latentface.codecs.base import RATES
+from latentface.codecs.base import RATES, BatchCodec
+from latentface.data.encode import EncodeConfig
+from latentface.data.encode_worker import views_at_once
 from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
 from latentface.errors import LatentFaceError
@@ -31,17 +34,27 @@ SMALL = (8, 4, 4)  # of a latent in a set that is large by its number only
 
 
 def encode_row(
-    photographs: Path, codec_name: str, codec_weights: str, *, pictures: int, rounds: int, precision: str = "float32"
+    photographs: Path,
+    codec_name: str,
+    codec_weights: str,
+    *,
+    pictures: int,
+    rounds: int,
+    precision: str = "float32",
+    device: str = "cpu",
+    processes: int = 2,
 ) -> Row:
-    """`latentface encode` on two processes beside a loop over pictures and rates in one: seconds of a picture.
+    """`latentface encode` on several processes beside a loop over pictures and rates in one: seconds of a picture.
 
-    What starting takes (Python, imports, reading the networks) is left out on both sides.
+    What starting takes (Python, imports, reading the networks) is left out on both sides: by the difference to a few
+    pictures, so many that every process has some.
     """
+    few = processes * views_at_once(EncodeConfig(images="", out="", device=device))
     chosen = find_pictures(photographs)[:pictures]
-    if len(chosen) < 3:
-        raise LatentFaceError(f"{photographs}: {len(chosen)} photographs; timing the encoder needs 3 or more")
+    if len(chosen) <= few:
+        raise LatentFaceError(f"{photographs}: {len(chosen)} photographs; timing the encoder needs {few + 1} or more")
 
-    codec = open_codec(codec_name, codec_weights or None)
+    codec = open_codec(codec_name, codec_weights or None, device)
 
     def theirs(paths: list[Path], out: Path) -> None:
         for path in paths:
@@ -52,12 +65,13 @@ def encode_row(
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = {"two": chosen[:2], "all": chosen}
+        images = {"few": chosen[:few], "all": chosen}
         for kind, paths in images.items():
             (folder / kind).mkdir()
             for path in paths:
                 shutil.copy(path, folder / kind)
-        command = ["encode", "--codec", codec_name, "--workers", "2", "--precision", precision]
+        command = ["encode", "--codec", codec_name, "--workers", str(processes), "--precision", precision]
+        command += ["--device", device]
         command += ["--codec_weights", codec_weights] if codec_weights else []
         (folder / "plain").mkdir()
         theirs(chosen[:1], folder / "plain")  # reads the networks
@@ -69,13 +83,29 @@ def encode_row(
                 took[kind], used = run_measured([*command, "--images", str(folder / kind), "--out", str(out)])
                 peak = max(peak, used)
                 shutil.rmtree(out)
-            seconds[turn, 0] = (took["all"] - took["two"]) / (len(chosen) - 2)
+            seconds[turn, 0] = (took["all"] - took["few"]) / (len(chosen) - few)
             seconds[turn, 1] = elapsed(partial(theirs, chosen, folder / "plain")) / len(chosen)
     threads = torch.get_num_threads()
     facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
     name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
-    return Row(f"encode, {name}, two processes, one picture at five rates", "one process in float32, rate by rate",
-               comparison_of(seconds), 1.8, facts)  # fmt: skip
+    on = "" if device == "cpu" else " on the GPU"
+    count = "two" if processes == 2 else str(processes)
+    return Row(f"encode, {name}{on}, {count} processes, one picture at five rates",
+               f"one process{on} in float32, rate by rate", comparison_of(seconds), 1.8, facts)  # fmt: skip
+
+
+def batch_row(photographs: Path, codec: BatchCodec, *, batch: int, rounds: int, device: str) -> Row:
+    """A GPU's networks on several pictures at a time beside one at a time, from pixels to quantised latents."""
+    paths = find_pictures(photographs)[:batch]
+    pictures = [cv2.resize(read_picture(path), (640, 640), interpolation=cv2.INTER_AREA) for path in paths]
+    rates, pixels = [RATES] * len(pictures), [None] * len(pictures)
+
+    def theirs() -> None:
+        for picture in pictures:
+            codec.encode_rates(picture, RATES)
+
+    comparison = compare(lambda: codec.encode_batch(pictures, rates, pixels), theirs, rounds=rounds, device=device)
+    return Row(f"encoding {len(pictures)} pictures at five rates together", "one after the other", comparison)
 
 
 def wider_row(predictions: Path, ground_truth: Path, reference: Path, python: str, *, rounds: int) -> Row:
@@ -169,8 +199,6 @@ def small_tree(split: Path, samples: int) -> Path:
 
 def small_photographs(folder: Path, samples: int) -> Path:
     """`samples` PNG files of 16 x 16 random pixels."""
-    import cv2
-
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(samples):

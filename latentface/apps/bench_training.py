@@ -58,6 +58,23 @@ def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, ro
                1.5, facts)  # fmt: skip
 
 
+def compile_row(latents: Tensor, device: str, *, backbone: str, bridge: str, rounds: int) -> Row:
+    """A training step after `torch.compile`, against the same step without it."""
+    place = torch.device(device)
+    latents = latents.to(place)
+    ours, _, precision = _step(latents, place, backbone, bridge, compiled=True)
+    theirs, _, _ = _step(latents, place, backbone, bridge)
+    seconds = elapsed(ours, place)
+    comparison = compare(ours, theirs, rounds=rounds, device=place)
+    facts = {
+        "batch": len(latents),
+        "precision": str(precision).removeprefix("torch."),
+        "seconds_of_the_first_step": seconds,
+    }
+    return Row(f"training step by torch.compile, {backbone}, {bridge} bridge", "the step without it", comparison,
+               None, facts)  # fmt: skip
+
+
 def supply_row(split: Path, device: str, *, backbone: str, bridge: str, workers: int, rounds: int) -> Row:
     """Whether reading keeps up: a batch of a packed split by the training's own loader, against a step with it."""
     dataset = NestedLatentWiderFaceDataset.of_split(split, rates=PackedStore(split).rates[:1])
@@ -81,11 +98,13 @@ def supply_row(split: Path, device: str, *, backbone: str, bridge: str, workers:
 
 
 def _step(
-    latents: Tensor, place: torch.device, backbone: str, bridge: str
+    latents: Tensor, place: torch.device, backbone: str, bridge: str, *, compiled: bool = False
 ) -> tuple[Callable[[], None], RetinaFace, torch.dtype]:
     """A training step as `latentface train` takes it, on one batch again and again; its network and precision."""
     torch.manual_seed(0)
     model = RetinaFace(ModelConfig(backbone, bridge, channels=latents.shape[1])).to(place).train()
+    if compiled:
+        model.compile()
     targets = _targets(latents).to(place)
     rates = torch.full((len(latents),), 75, device=place)
     priors = model.priors(latents.shape[2], latents.shape[3], place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -91,6 +91,17 @@ class Codec(Decoder, Protocol):
 
         `pixels`: how many of the picture's pixels the bits are counted on; fewer than all where a part is padding.
         """
+        ...
+
+
+@runtime_checkable
+class BatchCodec(Codec, Protocol):
+    """A codec whose networks take several pictures at a time, which pays on a GPU."""
+
+    def encode_batch(
+        self, pictures: Sequence[np.ndarray], rates: Sequence[Sequence[int]], pixels: Sequence[int | None]
+    ) -> list[list[Latent]]:
+        """Pictures of one size, the rates wanted of each, and what its bits are counted on -> latents of each."""
         ...
 
 

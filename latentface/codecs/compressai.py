@@ -25,6 +25,7 @@ from latentface.codecs.compressai_networks import (
 )
 from latentface.codecs.state_dict import fill, read_state
 from latentface.errors import LatentFaceError
+from latentface.machine import full_float32
 
 MODELS: dict[str, type[CompressionModel]] = {
     "bmshj2018-factorized": FactorizedPrior,
@@ -72,7 +73,7 @@ class CompressAiCodec:
         picture = torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None].float() / 255
         latents = []
         for rate in rates:
-            with torch.inference_mode():
+            with torch.inference_mode(), full_float32():
                 coded, bits = self._network(rate).code(picture)
             latents.append(
                 Latent(
@@ -103,7 +104,7 @@ class CompressAiCodec:
         self._check_rate(quality)
         network = self._network(quality)
         check_latent(latent, self.name, network.channels)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             y = torch.from_numpy(np.ascontiguousarray(latent.array, np.float32))[None].to(self.device)
             planes = network.decode(y)[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
         return crop_padding(planes.transpose(1, 2, 0), latent)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from latentface.codecs.base import (
     RATES,
+    RGB_TO_YCBCR,
     ZERO_ORDER,
     Latent,
     check_latent,
@@ -26,11 +28,11 @@ from latentface.codecs.base import (
     crop_padding,
     entropy_bits,
     pad_to_stride,
-    rgb_to_ycbcr,
     ycbcr_to_rgb,
 )
 from latentface.codecs.state_dict import fill, read_state
 from latentface.errors import LatentFaceError
+from latentface.machine import full_float32
 
 ORIGIN = "the JPEG AI reference software's base operating point"
 LUMA, CHROMA = 160, 96  # channels of the two parts of a latent, luma first
@@ -180,18 +182,23 @@ class JpegAiCodec:
 
     def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
         """See `Codec.encode_rates`: every model that the rates need runs once."""
-        return self.encode_batch([rgb], rates, [pixels])[0]
+        return self.encode_batch([rgb], [rates], [pixels])[0]
 
     def encode_batch(
-        self, pictures: Sequence[np.ndarray], rates: Sequence[int], pixels: Sequence[int | None] | None = None
+        self, pictures: Sequence[np.ndarray], rates: Sequence[Sequence[int]], pixels: Sequence[int | None]
     ) -> list[list[Latent]]:
-        """Pictures of one size through the networks together -> the latents of every picture, in order of `rates`."""
-        for rate in rates:
+        """See `BatchCodec.encode_batch`: every model sees the pictures that need it together."""
+        for rate in chain.from_iterable(rates):
             _check_rate(rate)
-        analysed = {index: self._analyse(pictures, index) for index in {MODEL_OF_RATE[rate] for rate in rates}}
+        models = [{MODEL_OF_RATE[rate] for rate in wanted} for wanted in rates]
+        analysed: dict[tuple[int, int], np.ndarray] = {}  # by picture and model
+        for model in set().union(*models):
+            numbers = [number for number, needed in enumerate(models) if model in needed]
+            parts = self._analyse([pictures[number] for number in numbers], model)
+            analysed |= {(number, model): part for number, part in zip(numbers, parts, strict=True)}
         return [
-            [_quantise(rgb, analysed[MODEL_OF_RATE[rate]][number], rate, counted) for rate in rates]
-            for number, (rgb, counted) in enumerate(zip(pictures, pixels or [None] * len(pictures), strict=True))
+            [_quantise(rgb, analysed[number, MODEL_OF_RATE[rate]], rate, counted) for rate in wanted]
+            for number, (rgb, wanted, counted) in enumerate(zip(pictures, rates, pixels, strict=True))
         ]
 
     def encode_unquantised(self, rgb: np.ndarray, model_index: int) -> Latent:
@@ -208,7 +215,7 @@ class JpegAiCodec:
         if latent.model_index is None:
             raise LatentFaceError("the latent does not say which model made it; set its model_index (0 to 3) to decode")
         network = self._network("decoder", latent.model_index)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             y = torch.from_numpy(np.ascontiguousarray(latent.array, np.float32))[None].to(self.device, self.dtype)
             planes = network(y)[0].float().cpu().contiguous().numpy() * 128  # [3, H, W], Y around 127.5
         planes[0] += 127.5
@@ -217,8 +224,8 @@ class JpegAiCodec:
     def _analyse(self, pictures: Sequence[np.ndarray], model_index: int) -> np.ndarray:
         """Pictures of one size -> float32 [B, 256, h, w]."""
         network = self._network("encoder", model_index)
-        with torch.inference_mode():
-            yuv = torch.from_numpy(_yuv(pictures)).to(self.device, self.dtype)
+        with torch.inference_mode(), full_float32():
+            yuv = _yuv(pictures, self.device).to(self.dtype)
             return network(yuv).float().cpu().contiguous().numpy()
 
     def _network(self, part: str, model_index: int) -> Pair:
@@ -267,14 +274,17 @@ def _check_rate(rate: int) -> None:
         raise LatentFaceError(f"jpegai has no rate {rate}; its rates are {', '.join(map(str, MODEL_OF_RATE))}")
 
 
-def _yuv(pictures: Sequence[np.ndarray]) -> np.ndarray:
+def _yuv(pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """uint8 [H, W, 3] each -> float32 [B, 3, H, W]: padded, every plane (v - 127.5) / 128, chroma about zero."""
     for rgb in pictures:
         check_rgb(rgb)
         if rgb.shape != pictures[0].shape:
             sizes = f"{list(pictures[0].shape[:2])} and {list(rgb.shape[:2])}"
             raise LatentFaceError(f"pictures of one batch differ in height and width: {sizes}; batch them by size")
-    planes = np.stack([rgb_to_ycbcr(pad_to_stride(rgb, JpegAiCodec.stride)[0]) for rgb in pictures])
+    padded = np.stack([pad_to_stride(rgb, JpegAiCodec.stride)[0] for rgb in pictures])
+    pixels = torch.from_numpy(padded).to(device)  # as bytes, a quarter of the floats
+    matrix = torch.from_numpy(RGB_TO_YCBCR).to(device, torch.float32)
+    planes = (matrix @ pixels.flatten(1, 2).transpose(1, 2).float()).unflatten(2, pixels.shape[1:3])
     planes[:, 0] -= 127.5
     return planes / 128
 

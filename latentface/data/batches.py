@@ -57,7 +57,7 @@ class LatentBatch:
     ignore: Tensor  # bool [B, M]
     scale: Tensor | None = None  # float32 [B, C], of int8
     offset: Tensor | None = None
-    pictures: Tensor | None = None  # uint8 [B, 3, H, W], channels last in memory
+    pictures: Tensor | None = None  # uint8 [B, 3, H, W]
 
     def decoded(self, device: torch.device | str = "cpu") -> Tensor:
         """float32 [B, C, h, w] in channels-last order on `device`: what is stored travels, and is converted there."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,15 +25,15 @@ from latentface.codecs.base import UNKNOWN_INDEX
 from latentface.data.batches import LatentSample, SampleKey
 from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
-from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
+from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
 from latentface.data.mirror import local, local_file, shown
 from latentface.data.packed import PackedStore
-from latentface.data.pictures import find_pictures, read_picture, render
+from latentface.data.photographs import open_photographs
 from latentface.data.remote_stores import RemotePack
 from latentface.data.sizes import LabelFrame
 from latentface.data.stores import available_rates, find_labels, latent_folder, open_store
 from latentface.errors import LatentFaceError
-from latentface.files import base_name, refuse_link_outside
+from latentface.files import refuse_link_outside
 from latentface.words import counted
 
 DEFAULT_STRIDE = 16
@@ -54,9 +54,9 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     `rates`: with several, each epoch draws one per picture, of those that it has. `crop`: side in cells of a random
     square, the only augmentation inside the latent domain (learned latents cannot be flipped or resized).
-    `photographs`: a folder of what was encoded; samples then hold the uncompressed picture too. `notes` says
-    in plain lines what was left out. Raises LatentFaceError where nothing is left or a file is wrong, naming file and
-    line.
+    `photographs`: a folder of what was encoded, or a split of pixels with the same views; samples then hold the
+    uncompressed picture too. `notes` says in plain lines what was left out. Raises LatentFaceError where nothing is
+    left or a file is wrong, naming file and line.
     """
 
     latent_dir: Path
@@ -102,7 +102,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         self.stride = strides.pop() if strides else self.store.stride or self.stride
         self._note_dropped()
         self._note_wrong_frame()
-        self._photographs = self._find_photographs(self.photographs) if self.photographs else {}
+        self._photographs = open_photographs(self.photographs, self._placed()) if self.photographs else None
 
     @classmethod
     def of_split(cls, split: str | Path, **options) -> NestedLatentWiderFaceDataset:
@@ -158,7 +158,7 @@ class NestedLatentWiderFaceDataset(Dataset):
         stored = self.store.read(picture.name, rate)
         array = stored.array
         labels = self._labels(picture, array.shape[1], array.shape[2])
-        rgb = self._rgb(picture, rate, array.shape) if self._photographs else None
+        rgb = self._rgb(picture, rate, array.shape)
         if generator is not None and self.crop:
             array, labels, rgb = self._crop(array, labels, rgb, generator)
         if not self.store.checked:
@@ -223,21 +223,19 @@ class NestedLatentWiderFaceDataset(Dataset):
         rgb = None if rgb is None else rgb[y : y + height, x : x + width]
         return latent, clip_labels(inside, width, height), rgb
 
-    def _find_photographs(self, folder: Path) -> dict[str, Path]:
-        """Base name -> the photograph of every picture. Raises LatentFaceError where one is missing."""
-        files = {base_name(path.name): path for path in find_pictures(folder)}
+    def _placed(self) -> Iterator[ManifestRow]:
+        """The row of every picture. Raises LatentFaceError where there is none."""
         for picture in self.pictures:
             if picture.row is None:
                 raise LatentFaceError(f"{picture.name}: no manifest says where it lies in its photograph")
-            if source_base(picture.row) not in files:
-                raise LatentFaceError(f"{folder}: no photograph of {picture.name} in it")
-        return files
+            yield picture.row
 
-    def _rgb(self, picture: Picture, rate: int, shape: tuple[int, ...]) -> np.ndarray:
-        """What was encoded: uint8 [H, W, 3]. `shape` is that of the latent."""
-        assert picture.row is not None  # `_find_photographs` has looked
+    def _rgb(self, picture: Picture, rate: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """What was encoded, uint8 [H, W, 3], where photographs are there. `shape` is that of the latent."""
+        if self._photographs is None or picture.row is None:
+            return None
         picture.row.check_cells(shape, self.store.place(picture.name, rate))
-        return render(read_picture(self._photographs[source_base(picture.row)]), picture.row)
+        return self._photographs.of(picture.row)
 
     def _note_dropped(self) -> None:
         """Boxes that no prior could be matched with: an infinite loss in software that lets them pass."""

@@ -96,7 +96,9 @@ class TrainConfig:
     teacher: str = option(
         "", "detector of pictures to learn from besides the labels: a twin, or RetinaFace mnet0.25", group="a teacher"
     )
-    photographs: str = option("", "folder of the encoded photographs, which the teacher looks at")
+    photographs: str = option(
+        "", "folder of the encoded photographs, which the teacher looks at; or a split of pixels with the same views"
+    )
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
     fit_entry: int = option(
         0,

@@ -118,9 +118,9 @@ def test_networks_are_read_when_needed_and_kept(folder, picture):
 
 def test_a_batch_is_its_pictures_one_by_one(codec, picture):
     other = picture[::-1].copy()
-    batch = codec.encode_batch([picture, other], [12, 100])
-    for latents, rgb in zip(batch, (picture, other), strict=True):
-        for latent, alone in zip(latents, codec.encode_rates(rgb, [12, 100]), strict=True):
+    batch = codec.encode_batch([picture, other], [[12, 100], [100]], [None, 50 * 70])
+    for latents, rgb, rates in zip(batch, (picture, other), ([12, 100], [100]), strict=True):
+        for latent, alone in zip(latents, codec.encode_rates(rgb, rates), strict=True):
             # a sum in another order may move a value that lies on a rounding edge: one step, and rarely
             assert np.mean(np.abs(latent.array - alone.array) > 1e-3) < 1e-3
             assert latent.bpp == pytest.approx(alone.bpp, rel=1e-2)
@@ -128,7 +128,7 @@ def test_a_batch_is_its_pictures_one_by_one(codec, picture):
 
 def test_a_batch_is_of_one_size(codec, picture):
     with pytest.raises(LatentFaceError, match=r"differ in height and width: \[50, 70\] and \[40, 70\]"):
-        codec.encode_batch([picture, picture[:40]], [12])
+        codec.encode_batch([picture, picture[:40]], [[12], [12]], [None, None])
 
 
 def test_padding_repeats_the_border(codec, picture):

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from latentface.data.batches import SampleKey, collate
-from latentface.data.labels import read_labels
+from latentface.data.encode import EncodeConfig, encode
+from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
+from latentface.data.manifest import read_manifest
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
 from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
@@ -112,6 +114,32 @@ def test_photographs_that_are_missing(drawn_photographs: Path, drawn_dataset: Pa
         NestedLatentWiderFaceDataset.of_split(
             drawn_dataset / "train", photographs=drawn_photographs / "photos" / "train"
         )
+
+
+def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> None:
+    files = drawn_photographs / "photos" / "train"
+    sizes = {"images": str(files), "size": 64, "crops": 2, "workers": 1}
+    encode(EncodeConfig(**sizes, out=str(tmp_path / "latents"), rates=(75,), seed=3))
+    pixels = {"codec": "pixels", "dtype": "uint8"}
+    encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "pixels"), seed=3))
+    encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "others"), seed=4))
+    names = [row.name for row in read_manifest(tmp_path / "latents" / "latents.jsonl").values()]
+    empty = np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, bool)
+    write_labels(tmp_path / "latents" / "labels.txt", [PictureLabels(name, *empty) for name in names])
+    rendered, ready = (
+        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=folder)
+        for folder in (files, tmp_path / "pixels")
+    )
+    assert len(rendered) == 3 * len(list(files.glob("*.png")))
+    for index in range(len(rendered)):
+        np.testing.assert_array_equal(ready[index].picture, rendered[index].picture)
+    with pytest.raises(LatentFaceError, match="another part of its photograph; encode it with the same --size"):
+        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "others")
+    with pytest.raises(LatentFaceError, match="latents; a teacher looks at pixels"):
+        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "latents")
+    (tmp_path / "pixels" / "latent" / base_name(names[0]) / "latent_0.npy").unlink()
+    with pytest.raises(LatentFaceError, match=f"no view {base_name(names[0])} in it"):
+        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "pixels")
 
 
 def test_a_student_is_taught_averaged_and_resumed(drawn_photographs: Path, tmp_path: Path) -> None:
