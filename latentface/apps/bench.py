@@ -395,7 +395,7 @@ def _supply(config: BenchConfig) -> Iterator[Row]:
         pack(PackConfig(str(root), out=str(folder / "int8"), dtype="int8", rates=(config.rate,), splits=(split,)))
         networks = (("light", "shuffle"), ("resnet18", FAST_BRIDGE))
         for backbone, bridge in networks[: 1 if config.quick else 2]:
-            for workers in (0, 2):
+            for workers in (0, 2) if config.device == "cpu" else (2, 8):
                 where = {"backbone": backbone, "bridge": bridge, "workers": workers, "rounds": config.rounds}
                 yield supply_row(folder / "int8" / split, config.device, **where)  # type: ignore[arg-type]
 
