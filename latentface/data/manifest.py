@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from latentface.codecs.base import Latent
+from latentface.data.labels import MIRRORED_LANDMARKS
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, name_problem, parse_json, replacing, unwritable
 
@@ -120,6 +121,15 @@ class ManifestRow:
         if self.mirrored:
             found[:, [0, 2]] = width - found[:, [2, 0]]
         return found + np.array([x, y] * 2)
+
+    def points_to_photograph(self, points: np.ndarray) -> np.ndarray:
+        """Landmarks [N, 5, 2] likewise; of a mirrored picture they change places too, see `transform_labels`."""
+        x, y, width, _ = self.part
+        found = points / np.array([self.scale_x, self.scale_y])
+        if self.mirrored:
+            found[..., 0] = width - found[..., 0]
+            found = found[:, MIRRORED_LANDMARKS]
+        return found + np.array([x, y])
 
 
 def source_base(row: ManifestRow) -> str:

@@ -69,7 +69,7 @@ class DetectConfig:
     )
     out: str = option("detections", "folder for the results")
     no_pictures: bool = option(False, "write JSON only")
-    batch_size: int = option(8, "latents of one shape per batch")
+    batch_size: int = option(4, "latents of one shape per batch: more is faster on a GPU, and takes more memory")
     cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
     cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
@@ -163,7 +163,8 @@ def run(config: DetectConfig) -> int:
 def _run(config: DetectConfig) -> int:
     """Reads the next batches and writes the last ones while the network looks at one: memory does not grow."""
     codec = config.open_codec()
-    detector = load_detector(config, weights_of(config, codec))
+    config = replace(config, weight=weights_of(config, codec))
+    detector = load_detector(config, config.weight)
     paths = list(inputs_of(config, detector))
     if config.image and len(paths) > 1:
         raise LatentFaceError(f"--image goes with one latent, these are {len(paths)}: leave it out, or give one latent")
@@ -395,7 +396,12 @@ def _only_rate(detector: Detector, path: Path) -> int:
 def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detector, codec: Codec | None) -> None:
     out = make_folder(config.out, "--out")
     content = describe(source, faces, detector.stride)
-    content |= {"confidence": config.conf, "nms": config.nms, "faces": content.pop("faces")}
+    content |= {
+        "weight": Path(config.weight).name,
+        "confidence": config.conf,
+        "nms": config.nms,
+        "faces": content.pop("faces"),
+    }
     with replacing(out / f"{source.name}.json", flush=False) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if not config.no_pictures:
@@ -408,11 +414,15 @@ def _write(source: Source, faces: Faces, config: DetectConfig, detector: Detecto
 def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
     """Plain values for a file. Boxes are x1 y1 x2 y2 and landmarks five x y, picture pixels.
 
-    `photograph_box` is the box in pixels of the photograph, where it is known how that lies in the picture.
+    `photograph_box` and `photograph_landmarks` are the same in pixels of the photograph, where it is known how that
+    lies in the picture.
     """
-    there = source.row.to_photograph(faces.boxes) if source.row else [None] * len(faces)
+    row, unknown = source.row, [None] * len(faces)
+    boxes = row.to_photograph(faces.boxes) if row else unknown
+    landmarks = row.points_to_photograph(faces.landmarks) if row else unknown
     return {
         "latent": shown(source.path),
+        "codec": source.codec or None,
         "rate": source.rate,
         "picture_width": source.array.shape[2] * stride,
         "picture_height": source.array.shape[1] * stride,
@@ -421,16 +431,21 @@ def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
             {
                 "box": _rounded(box, 2),
                 "score": _rounded(score, 4),
-                "landmarks": _rounded(points, 2) if np.isfinite(points).all() else None,
-                "photograph_box": None if whole is None else _rounded(whole, 2),
+                "landmarks": _rounded(points, 2),
+                "photograph_box": _rounded(there, 2),
+                "photograph_landmarks": _rounded(points_there, 2),
             }
-            for box, score, points, whole in zip(faces.boxes, faces.scores, faces.landmarks, there, strict=True)
+            for box, score, points, there, points_there in zip(
+                faces.boxes, faces.scores, faces.landmarks, boxes, landmarks, strict=True
+            )
         ],
     }
 
 
-def _rounded(values: np.ndarray, digits: int) -> Any:
-    """Plain numbers with no more digits than that, which float32 would have."""
+def _rounded(values: np.ndarray | None, digits: int) -> Any:
+    """Plain numbers with no more digits than that, which float32 would have; None for what is not known."""
+    if values is None or not np.isfinite(values).all():
+        return None
     return np.asarray(values, np.float64).round(digits).tolist()
 
 

@@ -46,10 +46,12 @@ def _write_parquet(path: Path, rows: Rows) -> None:
         ("score", pa.float64()),
         ("landmarks", pa.list_(numbers)),
         ("photograph_box", numbers),
+        ("photograph_landmarks", pa.list_(numbers)),
     ]
     schema = pa.schema(
         [
             ("latent", pa.string()),
+            ("codec", pa.string()),
             ("rate", pa.int32()),
             ("picture_width", pa.int32()),
             ("picture_height", pa.int32()),

@@ -77,7 +77,8 @@ def test_rows_are_what_detect_writes_for_each_latent(
     assert detect("--no_pictures", "--out", "plain") == 0
     assert detect("--rows", kind, "--part", "3", "--out", "rows") == 0
     plain = [json.loads(path.read_text()) for path in sorted(Path("plain").glob("*.json"))]
-    assert {(content.pop("confidence"), content.pop("nms")) for content in plain} == {(0.01, 0.4)}
+    settings = {tuple(content.pop(name) for name in ("weight", "confidence", "nms")) for content in plain}
+    assert settings == {("weight_final.pth", 0.01, 0.4)}
     rows = read("rows")
     assert rows == [content | {"error": None} for content in plain]
     faces = sum(len(row["faces"]) for row in rows)

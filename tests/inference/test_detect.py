@@ -138,6 +138,8 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
         assert (face["box"][1] + face["box"][3]) / 2 < 85
         box = np.multiply(face["box"], [90 / 128, 60 / 85] * 2)
         assert face["photograph_box"] == pytest.approx(box.tolist(), abs=0.02)
+        points = np.multiply(face["landmarks"], [90 / 128, 60 / 85])
+        np.testing.assert_allclose(face["photograph_landmarks"], points, atol=0.02)
     with Image.open("detections/photo.png") as picture:
         assert picture.size == (640, 425)
 
@@ -168,6 +170,10 @@ def test_boxes_of_mirrored_parts_are_brought_back() -> None:
     row = ManifestRow("a.png", {}, 16, 100, 100, 2.0, 2.0, crop=(10, 5, 40, 20), mirrored=True)
     assert row.to_photograph(np.array([[0.0, 0, 20, 10]])).tolist() == [[40, 5, 50, 10]]
     assert replace(row, mirrored=False).to_photograph(np.array([[0.0, 0, 20, 10]])).tolist() == [[10, 5, 20, 10]]
+    points = np.array([[[2.0, 4], [12, 4], [6, 6], [4, 8], [10, 8]]])  # eyes, nose, corners of the mouth
+    assert row.points_to_photograph(points).tolist() == [[[44, 7], [49, 7], [47, 8], [45, 9], [48, 9]]]
+    there = [[[11, 7], [16, 7], [13, 8], [12, 9], [15, 9]]]
+    assert replace(row, mirrored=False).points_to_photograph(points).tolist() == there
 
 
 def test_faces_in_the_padding_are_none() -> None:
