@@ -2,8 +2,8 @@
 
 A run is an evaluation (its folder or its evaluation.json), or an experiment directory of `latentface train` with the
 evaluations in folders below it. `report.html` holds everything and loads nothing; `report.md`, `report.json` and
-`curves.png` hold the rate-accuracy curves for other programs. What is found and missed is scored again from the
-prediction files and the labels: no network runs.
+`curves.png` hold the rate-accuracy curves for other programs, `report.json` also what is found and missed, counted. It
+is scored again from the prediction files and the labels: no network runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentface.apps.report_runs import Run, find_runs
 from latentface.errors import LatentFaceError
@@ -64,7 +64,10 @@ def run(config: ReportConfig) -> Path:
     files = [(one.name, path) for one in runs for path in one.evaluations]
     curves, protocols = read_curves(files, config.faces)
     differences, costs = _differences(curves, config.anchor), read_costs(files)
-    html = _page(config, runs, curves, differences, costs)
+    judged, notes = _judge(config, runs)
+    for note in notes:
+        print(f"left out: {note}", file=sys.stderr)
+    html = _page(config, runs, curves, differences, costs, judged, notes)
     out = make_folder(config.out, "--out")
     if curves:
         text = markdown(curves, differences, protocols, config.faces, costs)
@@ -74,6 +77,7 @@ def run(config: ReportConfig) -> Path:
             "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
             "differences": [asdict(one) for one in differences],
             "costs": {name: asdict(one) for name, one in costs.items()},
+            "faces_found": _figures(judged),
         }
         with replacing(out / "report.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -97,15 +101,26 @@ def _differences(curves: Curves, anchors: tuple[str, ...]) -> list[Difference]:
     return [difference(name, curves[name], anchor, curves[anchor]) for name, anchor in pairs]
 
 
+def _figures(judged: list[Judged]) -> dict[str, Any]:
+    """What is found and missed, counted; by the label of a run. Nothing is imported for it where there is none."""
+    if not judged:
+        return {}
+    from latentface.apps.report_faces import figures
+
+    return {run.label: figures(run) for run in judged}
+
+
 def _page(
-    config: ReportConfig, runs: list[Run], curves: Curves, differences: list[Difference], costs: dict[str, Cost]
+    config: ReportConfig,
+    runs: list[Run],
+    curves: Curves,
+    differences: list[Difference],
+    costs: dict[str, Cost],
+    judged: list[Judged],
+    notes: list[str],
 ) -> str:
-    """The HTML; a run whose predictions or labels are not there goes without its part of it, with a line."""
     from latentface.apps.report_page import Content, page
 
-    judged, notes = _judge(config, runs)
-    for note in notes:
-        print(f"left out: {note}", file=sys.stderr)
     return page(
         Content(
             title=config.title,
@@ -124,7 +139,7 @@ def _page(
 
 
 def _judge(config: ReportConfig, runs: list[Run]) -> tuple[list[Judged], list[str]]:
-    """The first evaluation of every run, picture by picture, and a line for each that cannot be."""
+    """The first evaluation of every run, picture by picture, and a line for each whose files are not there."""
     from latentface.apps.report_faces import judge_run, usual_rate
     from latentface.data.labels import read_labels
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentface.apps.report_attributes import attributes_of
+from latentface.apps.report_attributes import attributes_of, count_attributes
 from latentface.boxes import xywh_to_xyxy
 from latentface.data.labels import PictureLabels
 from latentface.data.latents import NestedLatentWiderFaceDataset, Picture
@@ -16,7 +16,7 @@ from latentface.data.mirror import local, local_file
 from latentface.data.stores import find_labels, latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
-from latentface.evaluation.outcomes import Outcome, judge
+from latentface.evaluation.outcomes import Outcome, count_by_height, count_falses, count_misses, judge
 from latentface.evaluation.report import read_evaluation
 from latentface.evaluation.wider import prediction_name, read_predictions
 from latentface.inference.evaluate_weights import open_set
@@ -154,6 +154,26 @@ def _check(
             f"{evaluation}: rate {rate} has AP {there:.4f}, its prediction files give {score.ap:.4f} with "
             f"{dataset.label_file}: these are not the labels that it was judged by; evaluate again, or give --sets"
         )
+
+
+def figures(run: Judged) -> dict[str, Any]:
+    """For JSON: what was found, missed and false by band of height, by kind, and by what the labels say of faces."""
+    outcomes = run.outcomes.values()
+    attributes = count_attributes(run.outcomes, run.attributes)
+    return {
+        "rate": run.rate,
+        "confidence": run.confidence,
+        "min_height": run.min_height,
+        "pictures": len(outcomes),
+        "by_height": {band: asdict(count) for band, count in count_by_height(outcomes).items()},
+        "missed": count_misses(outcomes),
+        "false": count_falses(outcomes),
+        "by_attribute": {
+            meaning: {"faces": count.faces, "found": count.found}
+            for meaning, count in attributes.items()
+            if count.faces
+        },
+    }
 
 
 def in_common(first: Judged, second: Judged) -> dict[str, int]:

@@ -134,6 +134,11 @@ def test_what_a_picture_costs(first: Path, second: Path, tmp_path: Path) -> None
 
 def test_counts_of_two_runs_side_by_side(first: Path, second: Path, tmp_path: Path) -> None:
     tables = page(first, f"better={second}", out=tmp_path / "out").tables
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["faces_found"]["first, rate 75"]
+    assert (found["pictures"], found["by_height"]["all"]) == (2, {"faces": 2, "found": 1, "false": 1})
+    assert found["missed"]["nothing there"] == {"all": 1, "under 16": 0, "16-32": 1, "32-96": 0, "over 96": 0}
+    assert found["false"]["no face there"]["all"] == 1
+    assert found["by_attribute"]["heavily occluded"] == {"faces": 1, "found": 0}
     assert tables["AP by rate, and bits per pixel"] == [
         ["Run", "75"], ["first", "0.50000.900 bpp"], ["better", "1.00000.900 bpp"],
     ]  # fmt: skip

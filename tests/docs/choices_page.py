@@ -1,4 +1,4 @@
-"""The tables of docs/choices.md, made from records/choices.json: `python tests/docs/choices_page.py`."""
+"""The tables of docs/choices.md, made from records: `python tests/docs/choices_page.py`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import mean
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGE, RECORD = REPOSITORY / "docs" / "choices.md", REPOSITORY / "records" / "choices.json"
-PLACE = re.compile(r"(?<=<!-- from records/choices.json: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+PAGE, RECORDS = REPOSITORY / "docs" / "choices.md", REPOSITORY / "records"
+PLACE = re.compile(r"(<!-- from records/(?:choices|missed).json: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 VIEWS = "how many views: AP on 487 dev photographs after one epoch, faces of 10 px and more"  # the record's words
 SERIES, RATES = ("first", "second"), ("12", "75")
 
@@ -44,11 +44,36 @@ def views_table(views: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def filled(page: str, record: dict[str, Any]) -> str:
-    """The page with the tables of the record in their places."""
-    tables = {"changes": changes_table(record["changes"]), "views": views_table(record[VIEWS])}
-    return PLACE.sub(lambda place: place[1] + place[2] + tables[place[1]], page)
+def missed_table(rates: dict[str, Any]) -> str:
+    """Found of all faces, by height and by what the labels say of them; then the missed ones by kind."""
+    lines = ["| faces | of them | " + " | ".join(f"found at rate {rate}" for rate in rates) + " |"]
+    lines.append("|---" * (len(rates) + 2) + "|")
+    first = next(iter(rates.values()))
+    for part in ("by_height", "by_attribute"):
+        for name, counts in first[part].items():
+            shares = (f"{100 * one[part][name]['found'] / one[part][name]['faces']:.1f} %" for one in rates.values())
+            lines.append(f"| {_named(name)} | {counts['faces']:,} | {' | '.join(shares)} |")
+    lines += ["", "| missed, as | " + " | ".join(f"rate {rate}" for rate in rates) + " |"]
+    lines.append("|---" * (len(rates) + 1) + "|")
+    for kind in first["missed"]:
+        lines.append(f"| {kind} | " + " | ".join(f"{one['missed'][kind]['all']:,}" for one in rates.values()) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _named(faces: str) -> str:
+    return faces if faces[0].isalpha() and faces.split()[0] not in ("under", "over") else f"{faces} px"
+
+
+def filled(page: str) -> str:
+    """The page with the tables of the records in their places."""
+    choices, missed = (json.loads((RECORDS / f"{name}.json").read_text()) for name in ("choices", "missed"))
+    tables = {
+        "changes": changes_table(choices["changes"]),
+        "views": views_table(choices[VIEWS]),
+        "faces": missed_table(missed["rates"]),
+    }
+    return PLACE.sub(lambda place: place[1] + tables[place[2]], page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), json.loads(RECORD.read_text())), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,16 +1,14 @@
-"""docs/choices.md says what records/choices.json says."""
+"""docs/choices.md says what its records say."""
 
 from __future__ import annotations
 
-import json
-
-from choices_page import PAGE, PLACE, RECORD, changes_table, filled, views_table
+from choices_page import PAGE, PLACE, changes_table, filled, missed_table, views_table
 
 
 def test_the_tables_are_those_of_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert {place[1] for place in PLACE.finditer(text)} == {"changes", "views"}
-    assert filled(text, json.loads(RECORD.read_text())) == text, "python tests/docs/choices_page.py writes it anew"
+    assert [place[2] for place in PLACE.finditer(text)] == ["changes", "views", "faces"]
+    assert filled(text) == text, "python tests/docs/choices_page.py writes it anew"
 
 
 def test_the_table_by_hand() -> None:
@@ -30,4 +28,23 @@ def test_views_by_hand() -> None:
         "|---|---|---|",
         "| few | 0.500 | 0.610 |",
         "| many | 0.550 | 0.700 |",
+    ]
+
+
+def test_what_is_missed_by_hand() -> None:
+    one = {
+        "by_height": {"all": {"faces": 2000, "found": 1000}, "under 16": {"faces": 4, "found": 1}},
+        "by_attribute": {"heavy blur": {"faces": 3, "found": 2}},
+        "missed": {"too small": {"all": 1003, "under 16": 3}},
+    }
+    assert missed_table({"75": one}).splitlines() == [
+        "| faces | of them | found at rate 75 |",
+        "|---|---|---|",
+        "| all | 2,000 | 50.0 % |",
+        "| under 16 px | 4 | 25.0 % |",
+        "| heavy blur | 3 | 66.7 % |",
+        "",
+        "| missed, as | rate 75 |",
+        "|---|---|",
+        "| too small | 1,003 |",
     ]
