@@ -6,11 +6,15 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import latentface
+
+if TYPE_CHECKING:
+    import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt, as in malloc.h
 
@@ -30,11 +34,22 @@ def multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def full_float32() -> AbstractContextManager[None]:
-    """Convolutions of float32 in float32, on GPUs too, where torch rounds what they take to 11 bits (TF32)."""
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions of float32 in float32 on a GPU, where torch rounds what they take to 11 bits (TF32).
+
+    That is a setting of the whole process while this lasts; for another device nothing is touched.
+    """
+    if device.type != "cuda":
+        yield
+        return
     from torch.backends import cudnn
 
-    return cudnn.flags(enabled=True, allow_tf32=False)  # type: ignore[no-any-return]
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def keep_memory() -> None:

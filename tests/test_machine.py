@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from latentface.machine import full_float32
 
 FAULTS = """
 import resource, sys, numpy as np
@@ -30,3 +33,16 @@ def test_freed_memory_is_kept() -> None:
         for word in ("keep", "plain")
     }
     assert faults["keep"] < 100 <= faults["plain"]
+
+
+def test_float32_without_tf32_lasts_as_long_as_it_is_asked_for() -> None:
+    """The setting can be read without a GPU too; for a codec on the processor nothing is touched."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    with full_float32(torch.device("cpu")):
+        assert cudnn.allow_tf32 == before
+    with full_float32(torch.device("cuda")):
+        with full_float32(torch.device("cuda")):
+            assert not cudnn.allow_tf32
+        assert not cudnn.allow_tf32
+    assert cudnn.allow_tf32 == before

@@ -49,12 +49,12 @@ def encode_row(
     What starting takes (Python, imports, reading the networks) is left out on both sides: by the difference to a few
     pictures, so many that every process has some.
     """
-    few = processes * views_at_once(EncodeConfig(images="", out="", device=device))
-    chosen = find_pictures(photographs)[:pictures]
+    codec = open_codec(codec_name, codec_weights or None, device)
+    few = processes * views_at_once(EncodeConfig(images="", out="", device=device), codec)
+    chosen = find_pictures(photographs)[: max(pictures, 2 * few)]
     if len(chosen) <= few:
         raise LatentFaceError(f"{photographs}: {len(chosen)} photographs; timing the encoder needs {few + 1} or more")
-
-    codec = open_codec(codec_name, codec_weights or None, device)
+    some = chosen[:pictures]  # of which one process needs no more to be timed
 
     def theirs(paths: list[Path], out: Path) -> None:
         for path in paths:
@@ -84,19 +84,23 @@ def encode_row(
                 peak = max(peak, used)
                 shutil.rmtree(out)
             seconds[turn, 0] = (took["all"] - took["few"]) / (len(chosen) - few)
-            seconds[turn, 1] = elapsed(partial(theirs, chosen, folder / "plain")) / len(chosen)
+            seconds[turn, 1] = elapsed(partial(theirs, some, folder / "plain")) / len(some)
     threads = torch.get_num_threads()
     facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
     name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
     on = "" if device == "cpu" else " on the GPU"
     count = "two" if processes == 2 else str(processes)
+    goal = 1.8 if device == "cpu" else None
     return Row(f"encode, {name}{on}, {count} processes, one picture at five rates",
-               f"one process{on} in float32, rate by rate", comparison_of(seconds), 1.8, facts)  # fmt: skip
+               f"one process{on} in float32, rate by rate", comparison_of(seconds), goal, facts)  # fmt: skip
 
 
-def batch_row(photographs: Path, codec: BatchCodec, *, batch: int, rounds: int, device: str) -> Row:
-    """A GPU's networks on several pictures at a time beside one at a time, from pixels to quantised latents."""
-    paths = find_pictures(photographs)[:batch]
+def batch_row(photographs: Path, codec: BatchCodec, *, rounds: int, device: str) -> Row:
+    """A GPU's networks on as many pictures as `encode` gives them at a time beside one at a time.
+
+    From pixels in memory to quantised latents.
+    """
+    paths = find_pictures(photographs)[: views_at_once(EncodeConfig(images="", out="", device=device), codec)]
     pictures = [cv2.resize(read_picture(path), (640, 640), interpolation=cv2.INTER_AREA) for path in paths]
     rates, pixels = [RATES] * len(pictures), [None] * len(pictures)
 
@@ -105,7 +109,7 @@ def batch_row(photographs: Path, codec: BatchCodec, *, batch: int, rounds: int, 
             codec.encode_rates(picture, RATES)
 
     comparison = compare(lambda: codec.encode_batch(pictures, rates, pixels), theirs, rounds=rounds, device=device)
-    return Row(f"encoding {len(pictures)} pictures at five rates together", "one after the other", comparison)
+    return Row(f"{codec.name}: {len(pictures)} pictures at five rates together", "one after the other", comparison)
 
 
 def wider_row(predictions: Path, ground_truth: Path, reference: Path, python: str, *, rounds: int) -> Row:

@@ -53,7 +53,7 @@ def training_row(latents: Tensor, device: str, *, backbone: str, bridge: str, ro
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
         ours()
-        facts["peak_gpu_gb"] = torch.cuda.max_memory_allocated(place) / 1e9
+        facts["peak_gpu_mb"] = torch.cuda.max_memory_allocated(place) / 1e6
     return Row(f"training step, {backbone}, {bridge} bridge", "plain float32 step, matching per picture", comparison,
                1.5, facts)  # fmt: skip
 
@@ -79,8 +79,8 @@ def supply_row(split: Path, device: str, *, backbone: str, bridge: str, workers:
     """Whether reading keeps up: a batch of a packed split by the training's own loader, against a step with it."""
     dataset = NestedLatentWiderFaceDataset.of_split(split, rates=PackedStore(split).rates[:1])
     batches = EpochBatches(len(dataset), min(BATCH, len(dataset)), seed=0)
-    loader = load_batches(dataset, collate, workers, batch_sampler=batches)
     place = torch.device(device)
+    loader = load_batches(dataset, collate, workers, batch_sampler=batches, pin_memory=place.type == "cuda")
     step, _, precision = _step(next(iter(loader)).decoded(place), place, backbone, bridge)
 
     def read() -> None:

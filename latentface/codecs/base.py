@@ -101,7 +101,11 @@ class BatchCodec(Codec, Protocol):
     def encode_batch(
         self, pictures: Sequence[np.ndarray], rates: Sequence[Sequence[int]], pixels: Sequence[int | None]
     ) -> list[list[Latent]]:
-        """Pictures of one size, the rates wanted of each, and what its bits are counted on -> latents of each."""
+        """uint8 [H, W, 3] each, of one size, and the rates wanted of each -> the latents of each, in their order.
+
+        `pixels` as in `encode_rates`, None for all of a picture's. Raises LatentFaceError for a rate that the codec
+        does not know and for pictures of different sizes.
+        """
         ...
 
 

@@ -73,7 +73,7 @@ class CompressAiCodec:
         picture = torch.from_numpy(padded).to(self.device).permute(2, 0, 1)[None].float() / 255
         latents = []
         for rate in rates:
-            with torch.inference_mode(), full_float32():
+            with torch.inference_mode(), full_float32(self.device):
                 coded, bits = self._network(rate).code(picture)
             latents.append(
                 Latent(
@@ -104,7 +104,7 @@ class CompressAiCodec:
         self._check_rate(quality)
         network = self._network(quality)
         check_latent(latent, self.name, network.channels)
-        with torch.inference_mode(), full_float32():
+        with torch.inference_mode(), full_float32(self.device):
             y = torch.from_numpy(np.ascontiguousarray(latent.array, np.float32))[None].to(self.device)
             planes = network.decode(y)[0].clamp(0, 1).mul(255).round().byte().cpu().numpy()
         return crop_padding(planes.transpose(1, 2, 0), latent)

@@ -215,7 +215,7 @@ class JpegAiCodec:
         if latent.model_index is None:
             raise LatentFaceError("the latent does not say which model made it; set its model_index (0 to 3) to decode")
         network = self._network("decoder", latent.model_index)
-        with torch.inference_mode(), full_float32():
+        with torch.inference_mode(), full_float32(self.device):
             y = torch.from_numpy(np.ascontiguousarray(latent.array, np.float32))[None].to(self.device, self.dtype)
             planes = network(y)[0].float().cpu().contiguous().numpy() * 128  # [3, H, W], Y around 127.5
         planes[0] += 127.5
@@ -224,7 +224,7 @@ class JpegAiCodec:
     def _analyse(self, pictures: Sequence[np.ndarray], model_index: int) -> np.ndarray:
         """Pictures of one size -> float32 [B, 256, h, w]."""
         network = self._network("encoder", model_index)
-        with torch.inference_mode(), full_float32():
+        with torch.inference_mode(), full_float32(self.device):
             yuv = _yuv(pictures, self.device).to(self.dtype)
             return network(yuv).float().cpu().contiguous().numpy()
 

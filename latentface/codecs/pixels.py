@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentface.codecs.base import UNCODED, BatchCodec, Codec, Latent, check_latent, check_rgb
+from latentface.codecs.base import UNCODED, Codec, Latent, check_latent, check_rgb
 
 ORIGINAL = 0  # the rate of a picture that was never coded
 
@@ -57,17 +57,7 @@ class DecodedCodec(PixelCodec):
 
     def encode_rates(self, rgb: np.ndarray, rates: Sequence[int], pixels: int | None = None) -> list[Latent]:
         """See `Codec.encode_rates`."""
-        return self._decoded(self.codec.encode_rates(rgb, rates, pixels))
-
-    def encode_batch(
-        self, pictures: Sequence[np.ndarray], rates: Sequence[Sequence[int]], pixels: Sequence[int | None]
-    ) -> list[list[Latent]]:
-        """See `BatchCodec.encode_batch`; decoded one after the other."""
-        if isinstance(self.codec, BatchCodec):
-            return list(map(self._decoded, self.codec.encode_batch(pictures, rates, pixels)))
-        return [self.encode_rates(*each) for each in zip(pictures, rates, pixels, strict=True)]
-
-    def _decoded(self, coded: Sequence[Latent]) -> list[Latent]:
+        coded = self.codec.encode_rates(rgb, rates, pixels)
         return [
             replace(
                 PixelCodec().encode(self.codec.decode(latent), latent.rate),

@@ -28,13 +28,19 @@ from latentface.codecs import CODECS, PRECISIONS, VmSettings, open_codec
 from latentface.codecs.base import Codec, check_side
 from latentface.codecs.pixels import DecodedCodec
 from latentface.data.encode_tree import EncodeSummary, Tree
-from latentface.data.encode_worker import CodecFactory, run_tasks
+from latentface.data.encode_worker import (
+    CodecFactory,
+    in_items,
+    processes_of,
+    run_here,
+    run_items_of,
+    views_at_once,
+)
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.pictures import CROP_RANGE, Matched, crop_name, find_pictures, match_pictures
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder, name_problem
 from latentface.lock import sole_writer
-from latentface.machine import cores
 from latentface.options import option
 from latentface.progress import progress
 from latentface.workers import Engine
@@ -71,7 +77,9 @@ class EncodeConfig:
         0, "encode each picture and crop at so many of the rates only, drawn at random; 0: all"
     )
     seed: int = option(0, "of the crops and of --rates_per_view")
-    workers: int = option(0, "processes; 0: one per core here, or per processor of the --ray cluster")
+    workers: int = option(
+        0, "processes; 0: one per core here, on a GPU as its memory allows; or per processor of the --ray cluster"
+    )
     ray: str = option("", "encode by Ray: local, or the address of a cluster")
     limit: int | None = option(None, "only the first photographs, sorted by name")
     decoded: bool = option(False, "write the decoded pictures in place of the latents: for detectors of pixels")
@@ -132,10 +140,16 @@ def encode(
         tree.split.open()
         skipped: list[str] = []
         written = 0
-        engine = Engine(config.workers, config.ray, gpu=config.device.startswith("cuda"))
-        if config.ray or min(config.workers or cores(), len(tasks)) > 1:
+        at_once = views_at_once(config, codec)
+        items = in_items(config, tasks, at_once)
+        processes = config.workers if config.ray else processes_of(config)
+        engine = Engine(processes, config.ray, gpu=config.device.startswith("cuda"))
+        if config.ray or min(processes, len(items)) > 1:
             codec = None  # each worker opens its own
-        with closing(run_tasks(config, codec_factory, codec, tasks, engine)) as outcomes:
+            coming = run_items_of(config, codec_factory, items, at_once, engine)
+        else:
+            coming = run_here(config, codec, items, at_once)
+        with closing(coming) as outcomes:
             for outcome in progress(outcomes, "encoding", len(tasks), unit="picture"):
                 tree.split.add(outcome.rows)
                 written += len(outcome.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from latentface.data.pictures import crop_row, read_picture, render, whole_row
 from latentface.data.stores import save_latent
 from latentface.errors import LatentFaceError, PictureError
 from latentface.files import make_folder
-from latentface.machine import keep_memory
+from latentface.machine import cores, keep_memory
 from latentface.workers import Engine, Failure, run_items
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 CodecFactory = Callable[[str, "str | None"], Codec]
 Item = TypeVar("Item")
 
-GPU_PIXELS = 8 * 640**2  # of the views that a GPU's networks take at a time: about 2 GB in each process
+GPU_PIXELS = 8 * 640**2  # of the views that a GPU's networks take at a time
+GPU_MEMORY = 3e9  # bytes that such a process is given room for, its CUDA context included
 
 
 class View(NamedTuple):
@@ -72,23 +73,23 @@ class Rendered:
 
 
 class PictureEncoder:
-    """Turns tasks into files. What becomes of a photograph does not depend on the others."""
+    """Turns tasks into files, `at_once` views at a time.
 
-    def __init__(self, config: EncodeConfig, codec: Codec):
+    One at a time, what becomes of a photograph does not depend on the others; in a batch, what lies on a rounding edge
+    may fall to either side.
+    """
+
+    def __init__(self, config: EncodeConfig, codec: Codec, at_once: int = 1):
         self.config = config
         self.codec = codec
+        self.at_once = at_once
 
     def encode(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Reads each photograph once and writes the latents of all views; an outcome for each task."""
         rows: dict[str, list[ManifestRow]] = {task.name: [] for task in tasks}
         problems: dict[str, str] = {}
-        for views in _in_parts(self._views(tasks, problems), views_at_once(self.config)):
-            try:
-                coded = self._latents(views)
-            except PictureError as error:
-                problems |= {view.task.name: f"{view.task.path}: {error}" for view in views}
-                continue
-            for view, latents in zip(views, coded, strict=True):
+        for views in _in_parts(self._views(tasks, problems), self.at_once):
+            for view, latents in self._coded(views, problems):
                 rows[view.task.name].append(self._write(view, latents))
         return [Outcome(rows[task.name], problems.get(task.name)) for task in tasks]
 
@@ -106,12 +107,20 @@ class PictureEncoder:
                 row = self.place(rgb, task.name, view.crop)
                 yield Rendered(task, row, view.rates, render(rgb, row))
 
-    def _latents(self, views: Sequence[Rendered]) -> list[list[Latent]]:
+    def _coded(
+        self, views: Sequence[Rendered], problems: dict[str, str]
+    ) -> Iterator[tuple[Rendered, Sequence[Latent]]]:
+        """The views with their latents; where a codec fails on several, one after the other, to know on which."""
         if len(views) > 1 and isinstance(self.codec, BatchCodec):
-            return self.codec.encode_batch(
-                [view.picture for view in views], [view.rates for view in views], [view.pixels for view in views]
-            )
-        return [self.codec.encode_rates(view.picture, view.rates, view.pixels) for view in views]
+            pictures, rates, pixels = zip(*((view.picture, view.rates, view.pixels) for view in views), strict=True)
+            with suppress(PictureError):
+                yield from zip(views, self.codec.encode_batch(pictures, rates, pixels), strict=True)
+                return
+        for view in views:
+            try:
+                yield view, self.codec.encode_rates(view.picture, view.rates, view.pixels)
+            except PictureError as error:
+                problems[view.task.name] = f"{view.task.path}: {error}"
 
     def _write(self, view: Rendered, latents: Sequence[Latent]) -> ManifestRow:
         folder = Path(self.config.out) / "latent" / view.row.base
@@ -129,26 +138,48 @@ class PictureEncoder:
         return crop_row(name, width, height, size, stride, self.config.seed, crop, self.config.crop_range)
 
 
-def views_at_once(config: EncodeConfig) -> int:
+def views_at_once(config: EncodeConfig, codec: Codec) -> int:
     """Views that the codec's networks are given together: one on a CPU, which gains nothing by more and holds them."""
-    return max(1, GPU_PIXELS // config.size**2) if config.device.startswith("cuda") else 1
+    on_gpu = config.device.startswith("cuda") and isinstance(codec, BatchCodec)
+    return max(1, GPU_PIXELS // config.size**2) if on_gpu else 1
 
 
-def run_tasks(
-    config: EncodeConfig, codec_factory: CodecFactory, codec: Codec | None, tasks: list[Task], engine: Engine
+def in_items(config: EncodeConfig, tasks: Sequence[Task], at_once: int) -> list[list[Task]]:
+    """What a worker is given at a time: photographs whose views together are about one batch."""
+    return list(_in_parts(tasks, max(1, at_once // (1 + config.crops))))
+
+
+def processes_of(config: EncodeConfig) -> int:
+    """As `--workers` says; 0: one per core, on a GPU no more than its memory has room for."""
+    if config.workers or not config.device.startswith("cuda"):
+        return config.workers or cores()
+    free, _ = torch.cuda.mem_get_info(torch.device(config.device))
+    return max(1, min(cores(), int(free // GPU_MEMORY)))
+
+
+def run_items_of(
+    config: EncodeConfig, codec_factory: CodecFactory, items: Sequence[Sequence[Task]], at_once: int, engine: Engine
 ) -> Generator[Outcome, None, None]:
-    """Outcomes in the order in which they are ready; `codec` is for one worker, which works in this process."""
-    items = list(_in_parts(tasks, -(-views_at_once(config) // (1 + config.crops))))
-    if codec is None:
-        with closing(run_items(items, partial(_open_worker, config, codec_factory), engine)) as results:
-            for item, result in results:
-                if isinstance(result, Failure):
-                    yield from (Outcome([], f"{task.path}: {result.reason}") for task in item)
-                else:
-                    yield from result
-        return
+    """Outcomes by several processes, in the order in which they are ready. What kills them is looked for one by one."""
+    alone: list[list[Task]] = []
+    with closing(run_items(items, partial(_open_worker, config, codec_factory, at_once), engine)) as results:
+        for item, result in results:
+            if not isinstance(result, Failure):
+                yield from result
+            elif len(item) == 1:
+                yield Outcome([], f"{item[0].path}: {result.reason}")
+            else:
+                alone += [[task] for task in item]
+    if alone:
+        yield from run_items_of(config, codec_factory, alone, at_once, engine)
+
+
+def run_here(
+    config: EncodeConfig, codec: Codec, items: Iterable[Sequence[Task]], at_once: int
+) -> Generator[Outcome, None, None]:
+    """Outcomes by this process alone."""
     keep_memory()
-    encoder = PictureEncoder(config, codec)
+    encoder = PictureEncoder(config, codec, at_once)
     with _one_thread():
         for item in items:
             yield from encoder.encode(item)
@@ -161,11 +192,13 @@ def _in_parts(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
-def _open_worker(config: EncodeConfig, codec_factory: CodecFactory) -> Callable[[Sequence[Task]], list[Outcome]]:
+def _open_worker(
+    config: EncodeConfig, codec_factory: CodecFactory, at_once: int
+) -> Callable[[Sequence[Task]], list[Outcome]]:
     keep_memory()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return PictureEncoder(config, codec_factory(config.codec, config.codec_weights)).encode
+    return PictureEncoder(config, codec_factory(config.codec, config.codec_weights), at_once).encode
 
 
 @contextmanager

@@ -232,8 +232,9 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     def _rgb(self, picture: Picture, rate: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """What was encoded, uint8 [H, W, 3], where photographs are there. `shape` is that of the latent."""
-        if self._photographs is None or picture.row is None:
+        if self._photographs is None:
             return None
+        assert picture.row is not None  # `_placed` has looked
         picture.row.check_cells(shape, self.store.place(picture.name, rate))
         return self._photographs.of(picture.row)
 

@@ -1,7 +1,7 @@
 """The uncompressed picture of every sample, which a teacher looks at.
 
-From the photographs themselves, which costs some 15 ms a picture (reading, cutting, scaling), or from a set of pixels
-that holds the same views ready made (`latentface encode --codec pixels` with the other set's settings): 1 ms.
+From the photographs themselves, which are read, cut and scaled anew each time; or from a set of pixels that holds the
+same views ready made (`latentface encode --codec pixels` with the other set's settings), several times as fast.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from typing import Protocol
 
 import numpy as np
 
+from latentface.codecs.base import UNCODED
 from latentface.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest, source_base
 from latentface.data.pictures import find_pictures, read_picture, render
-from latentface.data.stores import available_rates, latent_folder, open_store
+from latentface.data.stores import latent_folder, open_store
 from latentface.errors import LatentFaceError
 from latentface.files import base_name
 
 
 class Photographs(Protocol):
-    """`of(row)`: what was encoded, uint8 [H, W, 3]."""
+    """What was encoded, by the row of its manifest."""
 
-    def of(self, row: ManifestRow) -> np.ndarray: ...
+    def of(self, row: ManifestRow) -> np.ndarray:
+        """uint8 [H, W, 3]. Raises LatentFaceError for a file that cannot be read or is another picture."""
+        ...
 
 
 def open_photographs(folder: Path, rows: Iterable[ManifestRow]) -> Photographs:
@@ -45,25 +48,31 @@ class _Files:
 class _ReadyMade:
     def __init__(self, split: Path, rows: Iterable[ManifestRow]) -> None:
         self.store = open_store(latent_folder(split))
-        self.rate = available_rates(self.store.latent_dir)[0]
-        views = read_manifest(split / MANIFEST_NAME)
+        views, self.rates = read_manifest(split / MANIFEST_NAME), dict[str, int]()
         for row in rows:
             view = views.get(row.base)
-            if view is None or not self.store.has(row.base, self.rate):
-                raise LatentFaceError(f"{split}: no view {row.base} in it; encode it with as many --crops")
-            if view.stride != 1:
-                raise LatentFaceError(f"{split}: latents; a teacher looks at pixels (encode --codec pixels)")
+            rate = next((r for r, entry in view.latents.items() if entry.bpp_from == UNCODED), None) if view else None
+            if view is None or rate is None or not self.store.has(row.base, rate):
+                raise LatentFaceError(
+                    f"{split}: holds no uncompressed {row.base}; make it by encode --codec pixels of the same "
+                    "photographs, with as many --crops"
+                )
             if _place(view) != _place(row):
                 raise LatentFaceError(
                     f"{split}: {row.base} is another part of its photograph; encode it with the same --size, "
                     "--fit, --crop_range and --seed"
                 )
+            self.rates[row.base] = rate
 
     def of(self, row: ManifestRow) -> np.ndarray:
-        array = self.store.read(row.base, self.rate).array  # [3, H, W]
-        return np.asarray(array, dtype=np.uint8).transpose(1, 2, 0)
+        stored = self.store.read(row.base, self.rates[row.base])
+        array = stored.array  # [3, H, W]; of a packed set it may be other numbers than bytes
+        if array.dtype != np.uint8:
+            array = np.clip(np.rint(stored.values), 0, 255).astype(np.uint8)
+        return array.transpose(1, 2, 0)
 
 
 def _place(row: ManifestRow) -> tuple[object, ...]:
-    """Which pixels of the photograph a view shows, and how large. Padding may differ by up to a cell."""
-    return row.crop, row.mirrored, row.scale_x, row.scale_y, row.source_width, row.source_height
+    """Which pixels of the photograph a view shows, how large, and in how large a picture."""
+    sides = row.content_width + row.pad_right, row.content_height + row.pad_bottom
+    return row.crop, row.mirrored, row.scale_x, row.scale_y, row.source_width, row.source_height, sides

@@ -52,6 +52,7 @@ INPUTS_NAME, PARTS_NAME = "_inputs.jsonl", "_parts.json"
 SETTINGS = (  # of all rows
     "rows", "part", "conf", "nms", "rate", "codec", "codec_weights", "size", "fit", "batch_size", "precision",
 )  # fmt: skip
+FIELDS = 2  # to be counted up when rows get other fields: those of one folder have to be alike
 NAMED = 3  # inputs of a part that a message gives
 
 
@@ -171,7 +172,7 @@ def _rows(paths: list[Path], config: DetectConfig, detector: Detector, codec: Co
         if isinstance(source, Source):
             yield describe(source, next(found), detector.stride) | {"error": None}
         else:
-            nothing = dict.fromkeys(("rate", "picture_width", "picture_height", "photograph"))
+            nothing = dict.fromkeys(("codec", "rate", "picture_width", "picture_height", "photograph"))
             yield {"latent": shown(path), **nothing, "faces": [], "error": str(source)}
 
 
@@ -190,7 +191,9 @@ def _plan(config: DetectConfig, inputs: Iterator[Path]) -> list[Part]:
     out = Path(config.out)
     settings = {name: getattr(config, name) for name in SETTINGS} | {"weight_sha256": sha256(Path(config.weight))}
     if begun := _begun(out):
-        _refuse_others(out, {"precision": "float32"} | begun["settings"], settings)  # earlier versions knew no other
+        if begun.get("fields") != FIELDS:
+            raise LatentFaceError(f"{out}: begun by another version, whose rows have other fields; give another --out")
+        _refuse_others(out, begun["settings"], settings)
         parts, checksum = _cut(inputs, config.part, None)
         if checksum != begun["inputs_sha256"]:
             raise LatentFaceError(f"{out}: begun with other inputs ({begun['inputs']}); give the same or another --out")
@@ -201,7 +204,7 @@ def _plan(config: DetectConfig, inputs: Iterator[Path]) -> list[Part]:
         parts, checksum = _cut(inputs, config.part, temporary)
     with replacing(out / PARTS_NAME) as temporary:
         count = sum(part.length for part in parts)
-        content = {"inputs": count, "inputs_sha256": checksum, "settings": settings}
+        content = {"inputs": count, "inputs_sha256": checksum, "settings": settings, "fields": FIELDS}
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return parts
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from latentface.codecs import CODECS, VmSettings, open_codec
 from latentface.codecs.at_hand import decoder_at_hand
-from latentface.codecs.base import UNKNOWN_INDEX, Codec, check_side
+from latentface.codecs.base import NO_CODEC, UNKNOWN_INDEX, Codec, check_side
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
@@ -69,7 +69,9 @@ class DetectConfig:
     )
     out: str = option("detections", "folder for the results")
     no_pictures: bool = option(False, "write JSON only")
-    batch_size: int = option(4, "latents of one shape per batch: more is faster on a GPU, and takes more memory")
+    batch_size: int = option(  # half of what `evaluate` takes: whole folders then need less than 1 GB with torch
+        4, "latents of one shape per batch: more is faster on a GPU, and takes more memory"
+    )
     cache_dir: str = option("", "folder for what is fetched from URLs; empty: latentface in your cache folder")
     cache_gb: float = option(CACHE_GB, "most that this folder may hold, in GB; shared by all processes that use it")
     device: str = option("", "e.g. cuda:0 or cpu; empty: a GPU where there is one")
@@ -422,7 +424,7 @@ def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
     landmarks = row.points_to_photograph(faces.landmarks) if row else unknown
     return {
         "latent": shown(source.path),
-        "codec": source.codec or None,
+        "codec": None if source.codec in NO_CODEC else source.codec,
         "rate": source.rate,
         "picture_width": source.array.shape[2] * stride,
         "picture_height": source.array.shape[1] * stride,

@@ -20,6 +20,7 @@ from latentface.model.cost import gmac
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss, Targets
 from latentface.model.postprocess import postprocess
+from latentface.model.retinaface import RetinaFace
 
 
 def test_the_ratio_is_the_median_of_neighbours():
@@ -79,6 +80,30 @@ def test_peak_memory_and_failures_of_a_command():
     assert 5 < megabytes < 100  # nothing heavy is imported
     with pytest.raises(RuntimeError, match="no command 'nonsense'"):
         run_measured(["nonsense"])
+
+
+def test_a_step_that_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Compiling itself would take a minute; where it does not work there is a note and the rest goes on."""
+    compiled = []
+    monkeypatch.setattr(RetinaFace, "compile", lambda model: compiled.append(model))
+    settings = ["bench", "--quick", "--rounds", "1", "--parts", "compile", "--machine", "here"]
+    assert main([*settings, "--out", str(tmp_path / "works")]) == 0
+    (row,) = json.loads((tmp_path / "works" / "bench_here.json").read_text())["rows"]["compile"]
+    assert (row["item"], row["against"]) == (
+        "training step by torch.compile, light, shuffle bridge", "the step without it",
+    )  # fmt: skip
+    assert len(compiled) == 1
+    capsys.readouterr()
+
+    def missing(model: RetinaFace) -> None:
+        raise RuntimeError("no compiler\nmore of it")
+
+    monkeypatch.setattr(RetinaFace, "compile", missing)
+    assert main([*settings, "--out", str(tmp_path / "fails")]) == 0
+    note = "note: torch.compile does not work here, so it is left out (RuntimeError: no compiler)"
+    assert note in capsys.readouterr().out.splitlines()
 
 
 def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

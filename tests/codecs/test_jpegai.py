@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from latentface.codecs import open_codec
+from latentface.codecs.base import rgb_to_ycbcr
 from latentface.codecs.jpegai import (
     BETAS,
     ChromaAnalysis,
@@ -19,6 +20,7 @@ from latentface.codecs.jpegai import (
     JpegAiCodec,
     LumaAnalysis,
     LumaSynthesis,
+    _yuv,
     find_weights,
 )
 from latentface.errors import LatentFaceError
@@ -124,6 +126,12 @@ def test_a_batch_is_its_pictures_one_by_one(codec, picture):
             # a sum in another order may move a value that lies on a rounding edge: one step, and rarely
             assert np.mean(np.abs(latent.array - alone.array) > 1e-3) < 1e-3
             assert latent.bpp == pytest.approx(alone.bpp, rel=1e-2)
+
+
+def test_pixels_become_luma_and_chroma_about_zero(picture):
+    planes = rgb_to_ycbcr(np.pad(picture, ((0, 14), (0, 10), (0, 0)), mode="edge"))
+    planes[0] -= 127.5
+    np.testing.assert_allclose(_yuv([picture], torch.device("cpu"))[0].numpy(), planes / 128, atol=1e-6)
 
 
 def test_a_batch_is_of_one_size(codec, picture):

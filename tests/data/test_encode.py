@@ -12,11 +12,12 @@ from PIL import Image
 
 from latentface.codecs.base import Latent
 from latentface.data.encode import EncodeConfig, encode, run
+from latentface.data.encode_worker import PictureEncoder, Task, View, in_items, views_at_once
 from latentface.data.labels import PictureLabels, read_labels
 from latentface.data.manifest import ManifestRow, read_manifest
 from latentface.data.pictures import read_picture, render
 from latentface.data.sizes import view_labels
-from latentface.errors import LatentFaceError
+from latentface.errors import LatentFaceError, PictureError
 from latentface.options import parse
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -135,6 +136,65 @@ def test_half_precision(photographs):
     encode(config_of(photographs, dtype="float16"), open_mean)
     assert np.load(photographs / "root/train/latent/wide/latent_75.npy").dtype == np.float16
     assert encode(config_of(photographs, dtype="float16"), open_mean).written == 0
+
+
+class BatchMeanCodec(MeanCodec):
+    """Takes several pictures at a time; fails on one colour, as a codec may on a broken picture."""
+
+    encode = decode = usual_model = print  # the rest of a codec, which nobody calls here
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def encode_rates(self, rgb, rates, pixels=None):
+        if (rgb[0, 0] == (1, 2, 3)).all():
+            raise PictureError("a colour it cannot take")
+        return super().encode_rates(rgb, rates, pixels)
+
+    def encode_batch(self, pictures, rates, pixels):
+        self.batches.append(len(pictures))
+        return [self.encode_rates(*each) for each in zip(pictures, rates, pixels, strict=True)]
+
+
+def test_several_views_at_a_time(photographs):
+    """As a GPU's networks take them; an unreadable file and one that the codec fails on cost nothing but themselves."""
+    one_by_one = photographs / "one"
+    encode(replace(config_of(photographs, crops=1), out=str(one_by_one)), open_mean)
+    (photographs / "images/p/broken.png").write_bytes(b"no picture")
+    save(photographs / "images/p/plain.png", 64, 64, (1, 2, 3))
+    config = config_of(photographs, crops=1, labels=None)
+    codec = BatchMeanCodec()
+    names = ("wide", "broken", "plain", "tall")
+    views = (View(None, (25, 75)), View(0, (75,)))
+    tasks = [Task(f"p/{name}.png", photographs / f"images/p/{name}.png", views) for name in names]
+    (photographs / "root/train/latent").mkdir(parents=True)
+    outcomes = PictureEncoder(config, codec, at_once=3).encode(tasks)
+    assert codec.batches == [3, 2]  # wide, its crop, plain, of which then no more is tried; tall, its crop
+    assert [[row.base for row in outcome.rows] for outcome in outcomes] == [
+        ["wide", "wide__crop0"], [], [], ["tall", "tall__crop0"],
+    ]  # fmt: skip
+    assert "broken.png: cannot be read" in outcomes[1].problem
+    assert outcomes[2].problem == f"{photographs / 'images/p/plain.png'}: a colour it cannot take"
+    assert (outcomes[0].problem, outcomes[3].problem) == (None, None)
+    written = contents(photographs / "root/train/latent")
+    assert sorted(written) == [
+        "tall/latent_25.npy", "tall/latent_75.npy", "tall__crop0/latent_75.npy",
+        "wide/latent_25.npy", "wide/latent_75.npy", "wide__crop0/latent_75.npy",
+    ]  # fmt: skip
+    for name, content in written.items():
+        assert content == (one_by_one / "latent" / name).read_bytes()
+
+
+def test_how_much_a_gpu_is_given_at_a_time():
+    config = EncodeConfig(images="", out="", size=320, crops=8)
+    assert views_at_once(config, BatchMeanCodec()) == 1
+    on_gpu = replace(config, device="cuda")
+    assert views_at_once(on_gpu, MeanCodec()) == 1
+    assert views_at_once(on_gpu, BatchMeanCodec()) == 32  # as many pixels as 8 pictures of 640 x 640
+    tasks = [Task(str(number), Path(), ()) for number in range(7)]
+    assert [len(item) for item in in_items(on_gpu, tasks, 32)] == [3, 3, 1]  # 27 views
+    assert [len(item) for item in in_items(config, tasks, 1)] == [1] * 7
 
 
 def test_without_labels_every_picture_is_encoded(photographs):
@@ -422,6 +482,15 @@ def test_a_worker_killed_half_way_loses_and_doubles_nothing(photographs, where):
     assert (summary.written, summary.skipped) == (3, [])
     assert not (photographs / "alive").exists()
     assert contents(photographs / "root/train") == contents(photographs / "root/two")
+
+
+def test_a_picture_that_kills_costs_no_other_of_its_item(photographs, monkeypatch):
+    (photographs / "alive").write_text(str(os.getpid()))
+    monkeypatch.setattr("latentface.data.encode.in_items", lambda config, tasks, at_once: [tasks[:2], tasks[2:]])
+    config = config_of(photographs, codec_weights=str(photographs / "alive"), workers=2)
+    summary = encode(config, open_mortal)
+    assert (summary.pictures, summary.written, len(summary.skipped)) == (2, 2, 1)
+    assert "square.png: the process at work on it died 3 times" in summary.skipped[0]
 
 
 def test_a_picture_that_kills_every_worker_is_skipped(photographs, where):

@@ -117,8 +117,8 @@ def test_a_latent_that_cannot_be_read_has_a_row(
         "val/latent/gone/latent_75.npy: no such file",
     ]
     assert rows[1] == {
-        "latent": str(second), "rate": None, "picture_width": None, "picture_height": None, "photograph": None,
-        "faces": [], "error": errors[1],
+        "latent": str(second), "codec": None, "rate": None, "picture_width": None, "picture_height": None,
+        "photograph": None, "faces": [], "error": errors[1],
     }  # fmt: skip
     if packed:
         assert rows[4]["faces"] == rows[0]["faces"]
@@ -188,18 +188,18 @@ def test_other_work_in_the_same_folder_is_refused(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_an_archive_begun_before_there_was_a_precision_goes_on(
+def test_an_archive_of_rows_with_other_fields_does_not_go_on(
     detect: Callable[..., int], capsys: pytest.CaptureFixture
 ) -> None:
     rows = ("--rows", "jsonl", "--out", "rows")
     assert detect(*rows) == 0
     path = Path("rows/_parts.json")
     content = json.loads(path.read_text())
-    assert content["settings"].pop("precision") == "float32"
-    path.write_text(json.dumps(content))
-    assert detect(*rows) == 0
-    assert detect(*rows, "--precision", "bfloat16") == 2
-    assert "begun with precision float32, now it is bfloat16" in capsys.readouterr().err
+    path.write_text(json.dumps(content | {"fields": 1}))
+    assert detect(*rows) == 2
+    assert capsys.readouterr().err == (
+        "latentface: error: rows: begun by another version, whose rows have other fields; give another --out\n"
+    )
 
 
 def test_a_worker_killed_half_way_loses_and_doubles_nothing(

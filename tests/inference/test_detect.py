@@ -131,6 +131,7 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*arguments, "--codec", "dct", "--size", "128"]) == 0
     content = json.loads(Path("detections", "photo.json").read_text())
     assert (content["picture_width"], content["picture_height"]) == (128, 128)
+    assert (content["codec"], content["weight"]) == ("dct", weights.name)
     assert main([*arguments, "--codec", "dct", "--size", "128", "--conf", "0.01"]) == 0
     faces = json.loads(Path("detections", "photo.json").read_text())["faces"]
     assert len(faces) > 0

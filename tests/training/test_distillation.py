@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from latentface.data.encode import EncodeConfig, encode
 from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import read_manifest
+from latentface.data.pack import PackConfig
+from latentface.data.pack import run as pack
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
 from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
@@ -24,6 +27,7 @@ from latentface.model.config import ModelConfig
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace
 from latentface.training.distillation import Distillation, feature_loss, output_loss
+from latentface.training.setup import _averaged
 from latentface.training.teacher import load_teacher
 
 
@@ -133,13 +137,34 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     assert len(rendered) == 3 * len(list(files.glob("*.png")))
     for index in range(len(rendered)):
         np.testing.assert_array_equal(ready[index].picture, rendered[index].picture)
-    with pytest.raises(LatentFaceError, match="another part of its photograph; encode it with the same --size"):
-        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "others")
-    with pytest.raises(LatentFaceError, match="latents; a teacher looks at pixels"):
-        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "latents")
+    write_labels(tmp_path / "pixels" / "labels.txt", [PictureLabels(name, *empty) for name in names])
+    shutil.copytree(tmp_path / "pixels", tmp_path / "root" / "train")
+    for dtype in ("float16", "int8"):
+        pack(PackConfig(str(tmp_path / "root"), out=str(tmp_path / dtype), dtype=dtype, rates=(0,), splits=("train",)))
+        packed = NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / dtype / "train")
+        off = np.abs(packed[0].picture.astype(int) - rendered[0].picture)
+        assert off.max() <= (0 if dtype == "float16" else 2)
+    encode(EncodeConfig(**sizes, out=str(tmp_path / "decoded"), rates=(75,), decoded=True, dtype="uint8", seed=3))
     (tmp_path / "pixels" / "latent" / base_name(names[0]) / "latent_0.npy").unlink()
-    with pytest.raises(LatentFaceError, match=f"no view {base_name(names[0])} in it"):
-        NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / "pixels")
+    for folder, said in (
+        ("others", "another part of its photograph; encode it with the same --size, --fit, --crop_range and --seed"),
+        ("latents", "holds no uncompressed"),
+        ("decoded", "holds no uncompressed"),
+        ("pixels", f"holds no uncompressed {base_name(names[0])}; make it by encode --codec pixels of the same"),
+    ):
+        with pytest.raises(LatentFaceError, match=f"{folder}: .*{said}"):
+            NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / folder)
+
+
+def test_the_moving_average_by_hand() -> None:
+    average, latest = [torch.tensor([0.0]), torch.tensor([10.0])], [torch.tensor([1.0]), torch.tensor([20.0])]
+    _averaged(0.5, average, latest, torch.tensor(1))  # early: decay 2 / 11
+    assert [value.item() for value in average] == pytest.approx([9 / 11, 200 / 11])
+    _averaged(0.5, average, latest, torch.tensor(100))
+    assert [value.item() for value in average] == pytest.approx([10 / 11, 210 / 11])
+    counts = [torch.tensor(3)]
+    _averaged(0.5, counts, [torch.tensor(7)], torch.tensor(100))
+    assert counts[0].item() == 7
 
 
 def test_a_student_is_taught_averaged_and_resumed(drawn_photographs: Path, tmp_path: Path) -> None:
