@@ -119,14 +119,21 @@ def test_what_a_training_step_without_bfloat16_does() -> None:
 
 
 def test_bits_saved_are_those_of_the_record() -> None:
-    differences = json.loads((REPOSITORY / "records" / "experiment.json").read_text())["differences"]
-    found = {(row["name"], row["anchor"]): row["bd_rate"] for row in differences}
+    record = json.loads((REPOSITORY / "records" / "experiment.json").read_text())
+    found = {(row["name"], row["anchor"]): row["bd_rate"] for row in record["differences"]}
     anchors = ("trained on originals, decoded", "trained on decoded")
     fewer, than_decoded = (found["latents, trained on", anchor] for anchor in anchors)
     assert f"it needs {-fewer:.1f} % fewer bits" in README
     assert f"and {-than_decoded:.1f} % fewer than one trained on decoded pictures" in README
     alike = [found["latents", anchor] for anchor in anchors]
     assert f"ahead by {alike[0]:.1f} and {alike[1]:.1f} %" in README
+    longer = "trained on decoded, four epochs more"
+    text = README.replace("\n", " ")
+    assert f"on a quarter of the views of ours, is ahead by {found['latents, trained on', longer]:.1f} %" in text
+    ours, theirs = (record["curves"][name] for name in ("latents, trained on", longer))
+    points = {rate: f"{abs(100 * (ours[rate]['mean'] - theirs[rate]['mean'])):.1f}" for rate in ours}
+    assert f"by {points['12']} and {points['25']} points of AP at rates 12 and 25 and by {points['100']} at 100" in text
+    assert f"behind by {points['50']} and {points['75']} at 50 and 75" in text
 
 
 def test_the_speed_beside_the_published_detector_is_that_of_the_record() -> None:
