@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same numbers as on the processor, and that every command runs there."""
+"""What only a GPU can show: the numbers of the processor again; training, evaluation and the bench at work there."""
 
 from __future__ import annotations
 
