@@ -30,6 +30,8 @@ class Photographs(Protocol):
 
 def open_photographs(folder: Path, rows: Iterable[ManifestRow]) -> Photographs:
     """A folder of photographs, or a split of pixels. Raises LatentFaceError where it lacks one of the rows' views."""
+    if (folder / "train" / MANIFEST_NAME).is_file():
+        raise LatentFaceError(f"{folder}: a dataset, not photographs; name its split of pixels, {folder / 'train'}")
     coded = (folder / MANIFEST_NAME).is_file() and latent_folder(folder).is_dir()
     return _ReadyMade(folder, rows) if coded else _Files(folder, rows)
 
@@ -54,13 +56,13 @@ class _ReadyMade:
             rate = next((r for r, entry in view.latents.items() if entry.bpp_from == UNCODED), None) if view else None
             if view is None or rate is None or not self.store.has(row.base, rate):
                 raise LatentFaceError(
-                    f"{split}: holds no uncompressed {row.base}; make it by encode --codec pixels of the same "
-                    "photographs, with as many --crops"
+                    f"{split}: holds no uncompressed {row.base} (latents, decoded pictures, other photographs or fewer "
+                    "--crops?); make it by encode --codec pixels with the settings of the latents"
                 )
             if _place(view) != _place(row):
                 raise LatentFaceError(
-                    f"{split}: {row.base} is another part of its photograph; encode it with the same --size, "
-                    "--fit, --crop_range and --seed"
+                    f"{split}: {row.base} is another part of its photograph, or of another size; encode it with the "
+                    "same --size, --fit, --crop_range and --seed"
                 )
             self.rates[row.base] = rate
 

@@ -61,7 +61,9 @@ def missed_table(rates: dict[str, Any]) -> str:
 
 
 def _named(faces: str) -> str:
-    return faces if faces[0].isalpha() and faces.split()[0] not in ("under", "over") else f"{faces} px"
+    if faces == "under 16":
+        return "10-16 px"  # lower ones are left out
+    return faces if faces[0].isalpha() and faces.split()[0] != "over" else f"{faces} px"
 
 
 def filled(page: str) -> str:

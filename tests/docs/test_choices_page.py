@@ -41,7 +41,7 @@ def test_what_is_missed_by_hand() -> None:
         "| faces | of them | found at rate 75 |",
         "|---|---|---|",
         "| all | 2,000 | 50.0 % |",
-        "| under 16 px | 4 | 25.0 % |",
+        "| 10-16 px | 4 | 25.0 % |",
         "| heavy blur | 3 | 66.7 % |",
         "",
         "| missed, as | rate 75 |",

@@ -147,10 +147,11 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     encode(EncodeConfig(**sizes, out=str(tmp_path / "decoded"), rates=(75,), decoded=True, dtype="uint8", seed=3))
     (tmp_path / "pixels" / "latent" / base_name(names[0]) / "latent_0.npy").unlink()
     for folder, said in (
-        ("others", "another part of its photograph; encode it with the same --size, --fit, --crop_range and --seed"),
+        ("others", "another part of its photograph, or of another size; encode it with the same --size"),
         ("latents", "holds no uncompressed"),
         ("decoded", "holds no uncompressed"),
-        ("pixels", f"holds no uncompressed {base_name(names[0])}; make it by encode --codec pixels of the same"),
+        ("pixels", f"holds no uncompressed {base_name(names[0])} "),
+        ("root", "a dataset, not photographs; name its split of pixels, .*root/train"),
     ):
         with pytest.raises(LatentFaceError, match=f"{folder}: .*{said}"):
             NestedLatentWiderFaceDataset.of_split(tmp_path / "latents", photographs=tmp_path / folder)
