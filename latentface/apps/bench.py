@@ -34,7 +34,7 @@ from latentface.apps.bench_tools import batch_row, encode_row, folder_facts, hel
 from latentface.apps.bench_training import compile_row, supply_row, training_row
 from latentface.apps.drawing import draw_picture
 from latentface.codecs import CODECS, PRECISIONS, open_codec
-from latentface.codecs.jpegai import JpegAiCodec
+from latentface.codecs.base import BatchCodec
 from latentface.data.labels import PictureLabels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.pack import PackConfig
@@ -338,8 +338,8 @@ def _encode(config: BenchConfig) -> Iterator[Row]:
     rounds = min(3, config.rounds)
     with tempfile.TemporaryDirectory() as folder:
         photographs = Path(config.photographs) if config.photographs else _drawn_photographs(Path(folder), pictures)
-        if on_gpu and name == "jpegai":
-            codec = JpegAiCodec(config.codec_weights, config.device)
+        codec = open_codec(name, config.codec_weights or None, config.device) if on_gpu else None
+        if isinstance(codec, BatchCodec):
             yield batch_row(photographs, codec, rounds=config.rounds, device=config.device)
         for precision in PRECISIONS if name == "jpegai" else PRECISIONS[:1]:
             of = {"pictures": pictures, "rounds": rounds, "precision": precision}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentface.apps.bench_timing import Row, compare, comparison_of, elapsed, run_measured
 from latentface.codecs import open_codec
-from latentface.codecs.base import RATES, BatchCodec
+from latentface.codecs.base import RATES, BatchCodec, Codec
 from latentface.data.encode import EncodeConfig
 from latentface.data.encode_worker import views_at_once
 from latentface.data.labels import PictureLabels, write_labels
@@ -56,13 +56,6 @@ def encode_row(
         raise LatentFaceError(f"{photographs}: {len(chosen)} photographs; timing the encoder needs {few + 1} or more")
     some = chosen[:pictures]  # of which one process needs no more to be timed
 
-    def theirs(paths: list[Path], out: Path) -> None:
-        for path in paths:
-            rgb = read_picture(path)
-            picture = render(rgb, whole_row(path.name, rgb.shape[1], rgb.shape[0], 640, "pad", codec.stride))
-            for rate in RATES:
-                np.save(out / f"{path.stem}_{rate}.npy", codec.encode(picture, rate).array)
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = {"few": chosen[:few], "all": chosen}
@@ -74,7 +67,7 @@ def encode_row(
         command += ["--device", device]
         command += ["--codec_weights", codec_weights] if codec_weights else []
         (folder / "plain").mkdir()
-        theirs(chosen[:1], folder / "plain")  # reads the networks
+        _rate_by_rate(codec, chosen[:1], folder / "plain")  # reads the networks
         seconds, peak = np.empty((rounds, 2)), 0.0
         for turn in range(rounds):
             took = {}
@@ -84,7 +77,7 @@ def encode_row(
                 peak = max(peak, used)
                 shutil.rmtree(out)
             seconds[turn, 0] = (took["all"] - took["few"]) / (len(chosen) - few)
-            seconds[turn, 1] = elapsed(partial(theirs, some, folder / "plain")) / len(some)
+            seconds[turn, 1] = elapsed(partial(_rate_by_rate, codec, some, folder / "plain")) / len(some)
     threads = torch.get_num_threads()
     facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
     name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
@@ -95,13 +88,26 @@ def encode_row(
                f"one process{on} in float32, rate by rate", comparison_of(seconds), goal, facts)  # fmt: skip
 
 
+def _rate_by_rate(codec: Codec, paths: list[Path], out: Path) -> None:
+    for path in paths:
+        picture = _square(path, codec)
+        for rate in RATES:
+            np.save(out / f"{path.stem}_{rate}.npy", codec.encode(picture, rate).array)
+
+
+def _square(path: Path, codec: Codec) -> np.ndarray:
+    """A photograph as `encode` hands it to the codec unless told otherwise, uint8 [640, 640, 3]."""
+    rgb = read_picture(path)
+    return render(rgb, whole_row(path.name, rgb.shape[1], rgb.shape[0], 640, "pad", codec.stride))
+
+
 def batch_row(photographs: Path, codec: BatchCodec, *, rounds: int, device: str) -> Row:
     """A GPU's networks on as many pictures as `encode` gives them at a time beside one at a time.
 
     From pixels in memory to quantised latents.
     """
     paths = find_pictures(photographs)[: views_at_once(EncodeConfig(images="", out="", device=device), codec)]
-    pictures = [cv2.resize(read_picture(path), (640, 640), interpolation=cv2.INTER_AREA) for path in paths]
+    pictures = [_square(path, codec) for path in paths]
     rates, pixels = [RATES] * len(pictures), [None] * len(pictures)
 
     def theirs() -> None:

@@ -18,8 +18,8 @@ BRIDGE_ENTERS = {  # where the backbone starts behind each bridge, see `PrunedRe
     "stride8": "layer2 without stride",
     "layer3": "layer3",
 }
-# How the loss is made, see `loss.py`; the first of each is the original's.
 PRECISIONS = ("float32", "bfloat16", "float16")  # that torch runs a network in; an exported one has its own
+# How the loss is made, see `loss.py`; the first of each is the original's.
 MATCHINGS = ("iou", "atss")
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 CLASS_LOSSES = ("mining", "quality")
