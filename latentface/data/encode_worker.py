@@ -6,9 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,13 +20,12 @@ from latentface.data.stores import save_latent
 from latentface.errors import LatentFaceError, PictureError
 from latentface.files import make_folder
 from latentface.machine import cores, keep_memory
-from latentface.workers import Engine, Failure, run_items
+from latentface.workers import Engine, Failure, in_parts, run_items
 
 if TYPE_CHECKING:
     from latentface.data.encode import EncodeConfig
 
 CodecFactory = Callable[[str, "str | None"], Codec]
-Item = TypeVar("Item")
 
 GPU_PIXELS = 8 * 640**2  # of the views that a GPU's networks take at a time
 GPU_MEMORY = 3e9  # bytes that such a process is given room for, its CUDA context included
@@ -88,7 +86,7 @@ class PictureEncoder:
         """Reads each photograph once and writes the latents of all views; an outcome for each task."""
         rows: dict[str, list[ManifestRow]] = {task.name: [] for task in tasks}
         problems: dict[str, str] = {}
-        for views in _in_parts(self._views(tasks, problems), self.at_once):
+        for views in in_parts(self._views(tasks, problems), self.at_once):
             for view, latents in self._coded(views, problems):
                 rows[view.task.name].append(self._write(view, latents))
         return [Outcome(rows[task.name], problems.get(task.name)) for task in tasks]
@@ -146,7 +144,7 @@ def views_at_once(config: EncodeConfig, codec: Codec) -> int:
 
 def in_items(config: EncodeConfig, tasks: Sequence[Task], at_once: int) -> list[list[Task]]:
     """What a worker is given at a time: photographs whose views together are about one batch."""
-    return list(_in_parts(tasks, max(1, at_once // (1 + config.crops))))
+    return list(in_parts(tasks, max(1, at_once // (1 + config.crops))))
 
 
 def processes_of(config: EncodeConfig) -> int:
@@ -183,13 +181,6 @@ def run_here(
     with _one_thread():
         for item in items:
             yield from encoder.encode(item)
-
-
-def _in_parts(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last possibly shorter."""
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part
 
 
 def _open_worker(

@@ -7,14 +7,12 @@ val), at the end weight_final.pth, and state.pth for `--resume`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from latentface.data.batches import EpochBatches, LatentBatch
+from latentface.data.batches import EpochBatches
 from latentface.data.reading import deaths_explained
 from latentface.errors import LatentFaceError
 from latentface.machine import keep_memory
@@ -31,6 +29,7 @@ from latentface.training.state import Progress, load_state, save_state
 from latentface.training.step import Run, take_step
 from latentface.training.stopping import StopRequest
 from latentface.training.validation import try_validation, validate
+from latentface.workers import in_parts
 
 FINAL_NAME = "weight_final.pth"
 
@@ -130,7 +129,7 @@ def _train_epoch(run: Run, stop: StopRequest) -> bool:
     total = -(-(len(run.batches) - run.progress.batch) // run.config.accumulate)
     title = f"epoch {run.progress.epoch + 1}/{run.config.epochs}"
     last_save = started = time.monotonic()
-    for group in progress_bar(_grouped(run.loader, run.config.accumulate), title, total, unit="step"):
+    for group in progress_bar(in_parts(run.loader, run.config.accumulate), title, total, unit="step"):
         take_step(run, group)
         now = time.monotonic()
         run.progress.seconds += now - started
@@ -141,18 +140,6 @@ def _train_epoch(run: Run, stop: StopRequest) -> bool:
             _save_state(run)
             last_save = now
     return True
-
-
-def _grouped(loader: DataLoader, size: int) -> Iterator[list[LatentBatch]]:
-    """Batches in lists of `size`, the last possibly shorter."""
-    group: list[LatentBatch] = []
-    for batch in loader:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _finish_epoch(run: Run, stop: StopRequest) -> bool:
