@@ -31,7 +31,9 @@ class Photographs(Protocol):
 def open_photographs(folder: Path, rows: Iterable[ManifestRow]) -> Photographs:
     """A folder of photographs, or a split of pixels. Raises LatentFaceError where it lacks one of the rows' views."""
     if (folder / "train" / MANIFEST_NAME).is_file():
-        raise LatentFaceError(f"{folder}: a dataset, not photographs; name its split of pixels, {folder / 'train'}")
+        raise LatentFaceError(
+            f"--photographs {folder}: a dataset, not photographs; name its split of pixels, {folder / 'train'}"
+        )
     coded = (folder / MANIFEST_NAME).is_file() and latent_folder(folder).is_dir()
     return _ReadyMade(folder, rows) if coded else _Files(folder, rows)
 
@@ -41,7 +43,7 @@ class _Files:
         self.files = {base_name(path.name): path for path in find_pictures(folder)}
         for row in rows:
             if source_base(row) not in self.files:
-                raise LatentFaceError(f"{folder}: no photograph of {row.base} in it")
+                raise LatentFaceError(f"--photographs {folder}: no photograph of {row.base} in it")
 
     def of(self, row: ManifestRow) -> np.ndarray:
         return render(read_picture(self.files[source_base(row)]), row)
@@ -56,13 +58,13 @@ class _ReadyMade:
             rate = next((r for r, entry in view.latents.items() if entry.bpp_from == UNCODED), None) if view else None
             if view is None or rate is None or not self.store.has(row.base, rate):
                 raise LatentFaceError(
-                    f"{split}: holds no uncompressed {row.base} (latents, decoded pictures, other photographs or fewer "
-                    "--crops?); make it by encode --codec pixels with the settings of the latents"
+                    f"--photographs {split}: holds no uncompressed {row.base} (latents, decoded pictures, other "
+                    "photographs or fewer --crops?); make it by encode --codec pixels with the settings of the latents"
                 )
-            if _place(view) != _place(row):
+            if settings := _differing(view, row):
                 raise LatentFaceError(
-                    f"{split}: {row.base} is another part of its photograph, or of another size; encode it with the "
-                    "same --size, --fit, --crop_range and --seed"
+                    f"--photographs {split}: {row.base} is not the view that the latent is of; encode it with the same "
+                    + settings
                 )
             self.rates[row.base] = rate
 
@@ -74,7 +76,17 @@ class _ReadyMade:
         return array.transpose(1, 2, 0)
 
 
-def _place(row: ManifestRow) -> tuple[object, ...]:
-    """Which pixels of the photograph a view shows, how large, and in how large a picture."""
-    sides = row.content_width + row.pad_right, row.content_height + row.pad_bottom
-    return row.crop, row.mirrored, row.scale_x, row.scale_y, row.source_width, row.source_height, sides
+def _differing(view: ManifestRow, row: ManifestRow) -> str:
+    """What `encode` was told differently for two views of one name; empty where they show the same pixels alike."""
+    if (view.source_width, view.source_height) != (row.source_width, row.source_height):
+        return "photographs (these are of another size)"
+    if _side(view) != _side(row):
+        return "--size"
+    if (view.crop, view.mirrored) != (row.crop, row.mirrored):
+        return "--crop_range and --seed"
+    return "" if (view.scale_x, view.scale_y) == (row.scale_x, row.scale_y) else "--fit"
+
+
+def _side(row: ManifestRow) -> tuple[int, int]:
+    """Of the picture that is coded, padding included."""
+    return row.content_width + row.pad_right, row.content_height + row.pad_bottom

@@ -204,7 +204,8 @@ def _plan(config: DetectConfig, inputs: Iterator[Path]) -> list[Part]:
         parts, checksum = _cut(inputs, config.part, temporary)
     with replacing(out / PARTS_NAME) as temporary:
         count = sum(part.length for part in parts)
-        content = {"inputs": count, "inputs_sha256": checksum, "settings": settings, "fields": FIELDS}
+        weight = Path(config.weight).name  # for whoever reads it; what counts is its checksum
+        content = {"inputs": count, "inputs_sha256": checksum, "weight": weight, "settings": settings, "fields": FIELDS}
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return parts
 

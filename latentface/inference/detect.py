@@ -135,6 +135,7 @@ class Source:
     array: np.ndarray  # [C, h, w]
     rate: int
     row: ManifestRow | None  # what the manifest says of its picture, or what has just been encoded
+    said: str = ""  # the codec of `--codec`
 
     @property
     def model_index(self) -> int | None:
@@ -146,7 +147,7 @@ class Source:
 
     @property
     def codec(self) -> str:
-        """The codec that made the latent, empty where nobody knows."""
+        """The codec that made the latent, empty where no manifest tells."""
         return self.entry.codec if self.entry else ""
 
 
@@ -356,7 +357,7 @@ def open_source(path: Path, config: DetectConfig, detector: Detector, codec: Cod
     row = rows.get(folder.name)
     if row is not None:
         row.check_cells(array.shape, shown(path))
-    source = Source(_name(path), path, array, rate, row)
+    source = Source(_name(path), path, array, rate, row, codec_said(config, codec))
     index = UNKNOWN_INDEX if source.model_index is None else source.model_index
     return replace(source, array=np.array(detector.check_latent(array, shown(path), rate, index)))
 
@@ -424,7 +425,7 @@ def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
     landmarks = row.points_to_photograph(faces.landmarks) if row else unknown
     return {
         "latent": shown(source.path),
-        "codec": None if source.codec in NO_CODEC else source.codec,
+        "codec": source.said or None if source.codec in NO_CODEC else source.codec,
         "rate": source.rate,
         "picture_width": source.array.shape[2] * stride,
         "picture_height": source.array.shape[1] * stride,

@@ -13,5 +13,5 @@ def load_teacher(path: str | Path) -> RetinaFace:
     """Ready to look, nothing of it to be trained. Raises LatentFaceError for a file that is no such detector."""
     checkpoint = load_checkpoint(path)
     if checkpoint.config.input != "picture":
-        raise LatentFaceError(f"{path}: a detector of latents; a teacher looks at pictures")
+        raise LatentFaceError(f"--teacher {path}: a detector of latents; a teacher looks at pictures")
     return checkpoint.build().eval().requires_grad_(False)

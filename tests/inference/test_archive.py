@@ -195,6 +195,7 @@ def test_an_archive_of_rows_with_other_fields_does_not_go_on(
     assert detect(*rows) == 0
     path = Path("rows/_parts.json")
     content = json.loads(path.read_text())
+    assert content["weight"].endswith(".pth")
     path.write_text(json.dumps(content | {"fields": 1}))
     assert detect(*rows) == 2
     assert capsys.readouterr().err == (

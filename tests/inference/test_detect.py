@@ -250,6 +250,20 @@ def write_manifest_of(split: Path, codec: str) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def test_the_codec_of_results_is_the_manifests_or_else_the_one_that_was_said(
+    drawn_dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(drawn_dataset / "val", tmp_path / "val")
+    write_manifest_of(tmp_path / "val", "dct")
+    of_tree = str(first_latent(tmp_path))
+    bare = ["--rate", "75", str(shutil.copy(of_tree, tmp_path / "bare.npy"))]
+    for arguments, codec in (([of_tree], "dct"), (bare, None), ([*bare, "--codec", "dct"], "dct")):
+        assert main(["detect", *arguments, "--weight", str(weights), "--no_pictures"]) == 0
+        (result,) = Path("detections").glob("*.json")
+        assert json.loads(result.read_text())["codec"] == codec
+        result.unlink()
+
+
 def test_manifest_is_found_from_anywhere_and_another_codec_refused(
     drawn_dataset: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_published_detector_finds_the_faces_of_real_pictures(shared: Path) -> 
 
 def test_files_that_are_no_teachers(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "latents.pth", RetinaFace(ModelConfig("light", "shuffle")), {})
-    with pytest.raises(LatentFaceError, match="a detector of latents; a teacher looks at pictures"):
+    with pytest.raises(LatentFaceError, match=r"--teacher .*: a detector of latents; a teacher looks at pictures"):
         load_teacher(tmp_path / "latents.pth")
     torch.save({"module.body.stage1.0.0.weight": torch.zeros(8, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(LatentFaceError, match="is missing"):
@@ -127,6 +127,8 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     pixels = {"codec": "pixels", "dtype": "uint8"}
     encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "pixels"), seed=3))
     encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "others"), seed=4))
+    encode(EncodeConfig(**sizes | {"size": 80}, **pixels, out=str(tmp_path / "larger"), seed=3))
+    encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "wider"), crop_range=(0.9, 1.0), seed=3))
     names = [row.name for row in read_manifest(tmp_path / "latents" / "latents.jsonl").values()]
     empty = np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, bool)
     write_labels(tmp_path / "latents" / "labels.txt", [PictureLabels(name, *empty) for name in names])
@@ -147,7 +149,9 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     encode(EncodeConfig(**sizes, out=str(tmp_path / "decoded"), rates=(75,), decoded=True, dtype="uint8", seed=3))
     (tmp_path / "pixels" / "latent" / base_name(names[0]) / "latent_0.npy").unlink()
     for folder, said in (
-        ("others", "another part of its photograph, or of another size; encode it with the same --size"),
+        ("others", "is not the view that the latent is of; encode it with the same --crop_range and --seed"),
+        ("wider", "encode it with the same --crop_range and --seed"),
+        ("larger", "encode it with the same --size"),
         ("latents", "holds no uncompressed"),
         ("decoded", "holds no uncompressed"),
         ("pixels", f"holds no uncompressed {base_name(names[0])} "),
