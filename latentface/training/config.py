@@ -103,7 +103,7 @@ class TrainConfig:
     fit_entry: int = option(
         0,
         "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
-        "what the teacher sees there, e.g. 1000; 0: no",
+        "what the teacher sees there, e.g. 1000; 0: no; with --weight only its --fit_steps, from those weights",
     )
     fit_steps: int = option(600, "batches of gradient descent on the entry alone, after --fit_entry's least squares")
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
@@ -171,8 +171,8 @@ class TrainConfig:
             raise LatentFaceError(f"--average {self.average}: a decay per step, 0 or more and under 1")
         if bool(self.teacher) != bool(self.photographs):
             raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
-        if self.fit_entry and (self.bridge != "residual" or not self.teacher or self.weight):
-            raise LatentFaceError("--fit_entry needs --teacher and --bridge residual, and goes without --weight")
+        if self.fit_entry and (self.bridge != "residual" or not self.teacher):
+            raise LatentFaceError("--fit_entry needs --teacher and --bridge residual")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if any(count < 1 for count in self.channels_read):

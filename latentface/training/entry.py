@@ -43,17 +43,8 @@ OWN_PARTS = ("normalisation.", "projection.", "entry.")  # of a detector of late
 
 
 @torch.no_grad()
-def start_as(
-    teacher: RetinaFace,
-    model: RetinaFace,
-    loader: DataLoader,
-    pictures: int,
-    steps: int = 0,
-    precision: torch.dtype = torch.float32,
-) -> None:
+def start_as(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, pictures: int) -> None:
     """Gives `model` the teacher's weights, and an entry fitted on the first `pictures` that the loader gives.
-
-    `steps`: so many batches of descent on the entry after that.
 
     Raises LatentFaceError where teacher and model differ in more than their entry.
     """
@@ -66,7 +57,6 @@ def start_as(
     if model.config.projection:
         _fit_projection(teacher, model, batches)
     _fit_expansion(teacher, model, bridge, batches)
-    _descend(teacher, model, loader, steps, precision)
 
 
 def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> ResidualBridge:
@@ -76,14 +66,17 @@ def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> ResidualBridge:
     return model.entry
 
 
-@torch.enable_grad()
-def _descend(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, steps: int, precision: torch.dtype) -> None:
-    """Mean squared error of what the entry gives, relative to the variance of each of the teacher's channels.
+def descend(
+    teacher: RetinaFace, model: RetinaFace, loader: DataLoader, steps: int, precision: torch.dtype = torch.float32
+) -> None:
+    """So many batches of gradient descent on the entry alone; for `model` as `refuse_unlike` wants it.
 
-    The variance is a running mean over batches: in a batch of dark pictures some channels hardly vary.
+    It follows the mean squared error of what the entry gives, relative to the variance of each of the teacher's
+    channels; that is a running mean over batches, as in a batch of dark pictures some channels hardly vary.
     """
     parameters = [p for name, p in model.named_parameters() if name.startswith(OWN_PARTS)]
     optimizer = torch.optim.AdamW(parameters, lr=DESCENT_RATE, weight_decay=0.0)
+    model.eval()
     model.entry.train()
     batches, variance = islice(chain.from_iterable(repeat(loader)), steps), None
     for step, batch in enumerate(progress(batches, "fitting the entry", steps, unit="step")):

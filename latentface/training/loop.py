@@ -20,7 +20,7 @@ from latentface.model.checkpoint import is_of_epoch, save_checkpoint
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
-from latentface.training.entry import start_as
+from latentface.training.entry import descend, start_as
 from latentface.training.folder import experiment_folder, plain_settings, save_settings
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks, joined
@@ -63,7 +63,9 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             if ranks.first:
                 whole = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0])
                 alone = setup.build_loader(config, dataset, whole, device)
-                start_as(distillation.teacher, model, alone, config.fit_entry, config.fit_steps, precision)
+                if not config.weight:
+                    start_as(distillation.teacher, model, alone, config.fit_entry)
+                descend(distillation.teacher, model, alone, config.fit_steps, precision)
             ranks.copy_first(model)
         if config.sync_bn and ranks.size > 1:
             share_statistics(model)

@@ -17,7 +17,7 @@ from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training import entry
 from latentface.training.config import TrainConfig
-from latentface.training.entry import OWN_PARTS, start_as
+from latentface.training.entry import OWN_PARTS, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
 
@@ -112,7 +112,8 @@ def test_descent_brings_the_entry_nearer(teacher: RetinaFace, batches: list[Late
     for steps in (0, 60):
         torch.manual_seed(0)
         model = student(projection=CHANNELS)
-        start_as(teacher, model, batches[1:], pictures=4, steps=steps)  # too few for the least squares
+        start_as(teacher, model, batches[1:], pictures=4)  # too few for the least squares
+        descend(teacher, model, batches[1:], steps)
         with torch.no_grad():
             goal = teacher.entry(teacher.normalisation(batches[0].pictures, batches[0].rates))
             errors.append((seen(model, batches[0]) - goal).square().mean().item())
@@ -160,6 +161,24 @@ def test_a_run_that_starts_as_its_teacher(drawn_photographs: Path, tmp_path: Pat
     assert not torch.equal(first["entry.expand.weight"], second["entry.expand.weight"])
     alone = train(TrainConfig(**common | {"teacher_weight": 0.0}, **latents, out=str(tmp_path / "alone")))
     assert "loss_features" not in read_rows(alone / "metrics.jsonl")[0]
+
+
+def test_weights_that_have_an_entry_only_descend(drawn_photographs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
+    save_checkpoint(tmp_path / "twin.pth", twin, {})
+    settings = {
+        "dataset_root": str(drawn_photographs), "model": "mobilenet", "bridge": "residual", "projection": 8,
+        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
+        "no_wandb": True, "workers": 0, "epochs": 1, "batch_size": 6, "precision": "float32", "average": 0.0,
+        "lr": 0.0, "keep_statistics": True,
+    }  # fmt: skip
+    first = train(TrainConfig(**settings, out=str(tmp_path / "first"))) / "weight_final.pth"
+    second = train(TrainConfig(**settings, weight=str(first), fit_entry=1, fit_steps=2, out=str(tmp_path / "second")))
+    before, after = (load_checkpoint(path).state for path in (first, second / "weight_final.pth"))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if not name.startswith(OWN_PARTS)} <= same
+    assert {"projection.weight", "entry.expand.weight"}.isdisjoint(same)
 
 
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
