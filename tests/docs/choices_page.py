@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE, RECORDS = REPOSITORY / "docs" / "choices.md", REPOSITORY / "records"
 PLACE = re.compile(r"(<!-- from records/(?:choices|missed).json: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 VIEWS = "how many views: AP on 487 dev photographs after one epoch, faces of 10 px and more"  # the record's words
+RANDOM = "from random weights behind the projection that comes along"  # so the record's words begin
 SERIES, RATES = ("first", "second"), ("12", "75")
 
 
@@ -44,19 +45,25 @@ def views_table(views: dict[str, dict[str, float]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def missed_table(rates: dict[str, Any]) -> str:
+def random_table(trainings: dict[str, Any]) -> str:
+    """AP of all faces and of those of 32 to 96 px after each training, the best first."""
+    rows = [(name, ap) for name, ap in trainings.items() if isinstance(ap, list)]
+    lines = ["| | 10 px and more | 32-96 px |", "|---|---|---|"]
+    lines += [f"| {name} | {ap[0]:.4f} | {ap[1]:.4f} |" for name, ap in sorted(rows, key=lambda row: -row[1][0])]
+    return "\n".join([*lines, ""])
+
+
+def missed_table(ways: dict[str, Any]) -> str:
     """Found of all faces, by height and by what the labels say of them; then the missed ones by kind."""
-    lines = ["| faces | of them | " + " | ".join(f"found at rate {rate}" for rate in rates) + " |"]
-    lines.append("|---" * (len(rates) + 2) + "|")
-    first = next(iter(rates.values()))
+    lines = [f"| found of | faces | {' | '.join(ways)} |", "|---" * (len(ways) + 2) + "|"]
+    first = next(iter(ways.values()))
     for part in ("by_height", "by_attribute"):
         for name, counts in first[part].items():
-            shares = (f"{100 * one[part][name]['found'] / one[part][name]['faces']:.1f} %" for one in rates.values())
+            shares = (f"{100 * one[part][name]['found'] / one[part][name]['faces']:.1f} %" for one in ways.values())
             lines.append(f"| {_named(name)} | {counts['faces']:,} | {' | '.join(shares)} |")
-    lines += ["", "| missed, as | " + " | ".join(f"rate {rate}" for rate in rates) + " |"]
-    lines.append("|---" * (len(rates) + 1) + "|")
+    lines += ["", f"| missed, as | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
     for kind in first["missed"]:
-        lines.append(f"| {kind} | " + " | ".join(f"{one['missed'][kind]['all']:,}" for one in rates.values()) + " |")
+        lines.append(f"| {kind} | " + " | ".join(f"{one['missed'][kind]['all']:,}" for one in ways.values()) + " |")
     return "\n".join([*lines, ""])
 
 
@@ -72,7 +79,8 @@ def filled(page: str) -> str:
     tables = {
         "changes": changes_table(choices["changes"]),
         "views": views_table(choices[VIEWS]),
-        "faces": missed_table(missed["rates"]),
+        "random": random_table(next(value for name, value in choices.items() if name.startswith(RANDOM))),
+        "faces": missed_table(missed["ways"]),
     }
     return PLACE.sub(lambda place: place[1] + tables[place[2]], page)
 

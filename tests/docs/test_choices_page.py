@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from choices_page import PAGE, PLACE, changes_table, filled, missed_table, views_table
+from choices_page import PAGE, PLACE, changes_table, filled, missed_table, random_table, views_table
 
 
 def test_the_tables_are_those_of_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert [place[2] for place in PLACE.finditer(text)] == ["changes", "views", "faces"]
+    assert [place[2] for place in PLACE.finditer(text)] == ["changes", "views", "random", "faces"]
     assert filled(text) == text, "python tests/docs/choices_page.py writes it anew"
 
 
@@ -31,14 +31,23 @@ def test_views_by_hand() -> None:
     ]
 
 
+def test_random_weights_by_hand() -> None:
+    assert random_table({"slow": [0.001, 0.01], "fast": [0.02, 0.3], "so": "no training"}).splitlines() == [
+        "| | 10 px and more | 32-96 px |",
+        "|---|---|---|",
+        "| fast | 0.0200 | 0.3000 |",
+        "| slow | 0.0010 | 0.0100 |",
+    ]
+
+
 def test_what_is_missed_by_hand() -> None:
     one = {
         "by_height": {"all": {"faces": 2000, "found": 1000}, "under 16": {"faces": 4, "found": 1}},
         "by_attribute": {"heavy blur": {"faces": 3, "found": 2}},
         "missed": {"too small": {"all": 1003, "under 16": 3}},
     }
-    assert missed_table({"75": one}).splitlines() == [
-        "| faces | of them | found at rate 75 |",
+    assert missed_table({"rate 75": one}).splitlines() == [
+        "| found of | faces | rate 75 |",
         "|---|---|---|",
         "| all | 2,000 | 50.0 % |",
         "| 10-16 px | 4 | 25.0 % |",
