@@ -77,14 +77,16 @@ class _ReadyMade:
 
 
 def _differing(view: ManifestRow, row: ManifestRow) -> str:
-    """What `encode` was told differently for two views of one name; empty where they show the same pixels alike."""
-    if (view.source_width, view.source_height) != (row.source_width, row.source_height):
-        return "photographs (these are of another size)"
-    if _side(view) != _side(row):
-        return "--size"
-    if (view.crop, view.mirrored) != (row.crop, row.mirrored):
-        return "--crop_range and --seed"
-    return "" if (view.scale_x, view.scale_y) == (row.scale_x, row.scale_y) else "--fit"
+    """What is to be the same for two views of one name to show the same pixels, and is not: a list for the user."""
+    pairs = {
+        "photographs": ((one.source_width, one.source_height) for one in (view, row)),
+        "--size": (_side(one) for one in (view, row)),
+        "--crop_range and --seed": ((one.crop, one.mirrored) for one in (view, row)),
+    }
+    named = [name for name, (first, second) in pairs.items() if first != second]
+    if not named and (view.scale_x, view.scale_y) != (row.scale_x, row.scale_y):
+        named = ["--fit"]
+    return ", ".join(named)
 
 
 def _side(row: ManifestRow) -> tuple[int, int]:

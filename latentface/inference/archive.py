@@ -52,7 +52,7 @@ INPUTS_NAME, PARTS_NAME = "_inputs.jsonl", "_parts.json"
 SETTINGS = (  # of all rows
     "rows", "part", "conf", "nms", "rate", "codec", "codec_weights", "size", "fit", "batch_size", "precision",
 )  # fmt: skip
-FIELDS = 2  # to be counted up when rows get other fields: those of one folder have to be alike
+FIELDS = 3  # to be counted up when rows get other fields, or other values in them: those of one folder have to be alike
 NAMED = 3  # inputs of a part that a message gives
 
 

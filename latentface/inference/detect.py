@@ -135,7 +135,7 @@ class Source:
     array: np.ndarray  # [C, h, w]
     rate: int
     row: ManifestRow | None  # what the manifest says of its picture, or what has just been encoded
-    said: str = ""  # the codec of `--codec`
+    codec_said: str = ""  # by `--codec`
 
     @property
     def model_index(self) -> int | None:
@@ -147,7 +147,7 @@ class Source:
 
     @property
     def codec(self) -> str:
-        """The codec that made the latent, empty where no manifest tells."""
+        """The codec that made the latent; one of NO_CODEC where no manifest tells."""
         return self.entry.codec if self.entry else ""
 
 
@@ -425,7 +425,7 @@ def describe(source: Source, faces: Faces, stride: int) -> dict[str, Any]:
     landmarks = row.points_to_photograph(faces.landmarks) if row else unknown
     return {
         "latent": shown(source.path),
-        "codec": source.said or None if source.codec in NO_CODEC else source.codec,
+        "codec": (source.codec_said or None) if source.codec in NO_CODEC else source.codec,
         "rate": source.rate,
         "picture_width": source.array.shape[2] * stride,
         "picture_height": source.array.shape[1] * stride,

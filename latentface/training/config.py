@@ -103,9 +103,10 @@ class TrainConfig:
     fit_entry: int = option(
         0,
         "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
-        "what the teacher sees there, e.g. 1000; 0: no; with --weight only its --fit_steps, from those weights",
+        "what the teacher sees there, e.g. 1000; 0: no; any number with --weight, of a student that started so: "
+        "only --fit_steps",
     )
-    fit_steps: int = option(600, "batches of gradient descent on the entry alone, after --fit_entry's least squares")
+    fit_steps: int = option(600, "batches of gradient descent on the entry alone, of --fit_entry")
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
     keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
     recipe: str = option(
@@ -173,6 +174,8 @@ class TrainConfig:
             raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
         if self.fit_entry and (self.bridge != "residual" or not self.teacher):
             raise LatentFaceError("--fit_entry needs --teacher and --bridge residual")
+        if self.fit_entry and self.weight and not self.fit_steps:
+            raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if any(count < 1 for count in self.channels_read):

@@ -63,7 +63,9 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             if ranks.first:
                 whole = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0])
                 alone = setup.build_loader(config, dataset, whole, device)
-                if not config.weight:
+                if config.weight:
+                    print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
+                else:
                     start_as(distillation.teacher, model, alone, config.fit_entry)
                 descend(distillation.teacher, model, alone, config.fit_steps, precision)
             ranks.copy_first(model)

@@ -209,7 +209,9 @@ def check_data(
 
 def learns_landmarks(config: TrainConfig, train: NestedLatentWiderFaceDataset) -> bool:
     """Whether labels or a teacher show any."""
-    return train.has_landmarks or bool(config.teacher and (config.teacher_weight or config.fit_entry))
+    return train.has_landmarks or bool(
+        config.teacher and (config.teacher_weight or (config.fit_entry and not config.weight))
+    )
 
 
 def validation_protocol(dataset: NestedLatentWiderFaceDataset) -> dict[str, Any]:

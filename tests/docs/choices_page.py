@@ -55,7 +55,7 @@ def random_table(trainings: dict[str, Any]) -> str:
 
 def missed_table(ways: dict[str, Any]) -> str:
     """Found of all faces, by height and by what the labels say of them; then the missed ones by kind."""
-    lines = [f"| found of | faces | {' | '.join(ways)} |", "|---" * (len(ways) + 2) + "|"]
+    lines = [f"| faces | number | {' | '.join(ways)} |", "|---" * (len(ways) + 2) + "|"]
     first = next(iter(ways.values()))
     for part in ("by_height", "by_attribute"):
         for name, counts in first[part].items():

@@ -47,7 +47,7 @@ def test_what_is_missed_by_hand() -> None:
         "missed": {"too small": {"all": 1003, "under 16": 3}},
     }
     assert missed_table({"rate 75": one}).splitlines() == [
-        "| found of | faces | rate 75 |",
+        "| faces | number | rate 75 |",
         "|---|---|---|",
         "| all | 2,000 | 50.0 % |",
         "| 10-16 px | 4 | 25.0 % |",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -92,11 +93,10 @@ CROP = replace(
 
 
 def _manifest_bytes(*rows: ManifestRow) -> bytes:
-    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / "latentface_seed.jsonl"
-    write_manifest(path, rows)
-    content = path.read_bytes()
-    path.unlink()
-    return content
+    with tempfile.TemporaryDirectory() as folder:  # of its own: two test processes ask for it at the same moment
+        path = Path(folder) / "latents.jsonl"
+        write_manifest(path, rows)
+        return path.read_bytes()
 
 
 def _manifest(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from latentface.data.batches import SampleKey, collate
 from latentface.data.encode import EncodeConfig, encode
 from latentface.data.labels import PictureLabels, read_labels, write_labels
 from latentface.data.latents import NestedLatentWiderFaceDataset
-from latentface.data.manifest import read_manifest
+from latentface.data.manifest import read_manifest, write_manifest
 from latentface.data.pack import PackConfig
 from latentface.data.pack import run as pack
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
@@ -129,6 +130,12 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "others"), seed=4))
     encode(EncodeConfig(**sizes | {"size": 80}, **pixels, out=str(tmp_path / "larger"), seed=3))
     encode(EncodeConfig(**sizes, **pixels, out=str(tmp_path / "wider"), crop_range=(0.9, 1.0), seed=3))
+    half = read_manifest(tmp_path / "pixels" / "latents.jsonl")[base_name(find_pictures(files)[0].name)].scale_x / 2
+    changed = {"narrow": {"scale_x": half, "pad_right": 32}, "elsewhere": {"source_width": 999}}
+    for name, changes in changed.items():
+        shutil.copytree(tmp_path / "pixels", tmp_path / name)
+        rows = read_manifest(tmp_path / name / "latents.jsonl").values()
+        write_manifest(tmp_path / name / "latents.jsonl", [replace(row, **changes) for row in rows])
     names = [row.name for row in read_manifest(tmp_path / "latents" / "latents.jsonl").values()]
     empty = np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, bool)
     write_labels(tmp_path / "latents" / "labels.txt", [PictureLabels(name, *empty) for name in names])
@@ -151,7 +158,9 @@ def test_pictures_may_be_ready_made(drawn_photographs: Path, tmp_path: Path) -> 
     for folder, said in (
         ("others", "is not the view that the latent is of; encode it with the same --crop_range and --seed"),
         ("wider", "encode it with the same --crop_range and --seed"),
-        ("larger", "encode it with the same --size"),
+        ("larger", "encode it with the same --size$"),
+        ("narrow", "encode it with the same --fit$"),
+        ("elsewhere", "encode it with the same photographs, --size$"),
         ("latents", "holds no uncompressed"),
         ("decoded", "holds no uncompressed"),
         ("pixels", f"holds no uncompressed {base_name(names[0])} "),

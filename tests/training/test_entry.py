@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,22 @@ def test_descent_brings_the_entry_nearer(teacher: RetinaFace, batches: list[Late
         theirs, ours = teacher.state_dict(), model.state_dict()
         assert all(torch.equal(theirs[name], ours[name]) for name in ours if not name.startswith(OWN_PARTS))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_dark_pictures_do_not_lead_the_descent_astray(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
+    model = student(projection=CHANNELS)
+    start_as(teacher, model, batches[1:], pictures=10_000)
+    dark = [replace(batch, pictures=batch.pictures * 0 + place) for place, batch in enumerate(batches[1:4])]
+
+    def error() -> float:
+        with torch.no_grad():
+            goal = teacher.entry(teacher.normalisation(batches[0].pictures, batches[0].rates))
+            return ((seen(model, batches[0]) - goal).square().mean() / goal.var()).item()
+
+    before = error()
+    torch.manual_seed(0)
+    descend(teacher, model, [*batches[4:20], dark[0], *batches[20:], *dark[1:]], steps=60)
+    assert error() < max(10 * before, 0.05)
 
 
 def test_only_so_many_pictures_are_looked_at(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
