@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from latentface.data.batches import EpochBatches
 from latentface.data.reading import deaths_explained
 from latentface.errors import LatentFaceError
 from latentface.machine import keep_memory
 from latentface.model.checkpoint import is_of_epoch, save_checkpoint
+from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
@@ -63,11 +65,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             if ranks.first:
                 whole = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0])
                 alone = setup.build_loader(config, dataset, whole, device)
-                if config.weight:
-                    print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
-                else:
-                    start_as(distillation.teacher, model, alone, config.fit_entry)
-                descend(distillation.teacher, model, alone, config.fit_steps, precision)
+                _fit_entry(config, distillation.teacher, model, alone, precision)
             ranks.copy_first(model)
         if config.sync_bn and ranks.size > 1:
             share_statistics(model)
@@ -97,6 +95,17 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
             if journal is not None:
                 journal.close()
         return folder
+
+
+def _fit_entry(
+    config: TrainConfig, teacher: RetinaFace, model: RetinaFace, loader: DataLoader, precision: torch.dtype
+) -> None:
+    """What `--fit_entry` asks for, see `entry.py`; weights that were given have an entry already."""
+    if config.weight:
+        print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
+    else:
+        start_as(teacher, model, loader, config.fit_entry)
+    descend(teacher, model, loader, config.fit_steps, precision)
 
 
 def _open_journal(config: TrainConfig, folder: Path, progress: Progress) -> Journal:
