@@ -89,8 +89,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         if config.resume:
             print(f"going on after epoch {progress.epoch} of {config.epochs}", flush=True)
         try:
-            with ranks.explaining(f"continue with --resume {folder}"):
-                fit(run, stop)
+            fit(run, stop)
         finally:
             if journal is not None:
                 journal.close()
@@ -123,7 +122,7 @@ def fit(run: Run, stop: StopRequest) -> None:
     if run.validation is not None and run.progress.epoch < run.config.epochs:
         try_validation(run.judged, run.validation, run.config, run.precision)
     _save_state(run)  # from here on there is something to resume from
-    with stop:
+    with stop, run.ranks.explaining(f"continue with --resume {run.folder}"):
         while run.progress.epoch < run.config.epochs:
             if not (_train_epoch(run, stop) and _finish_epoch(run, stop)):
                 _save_state(run)

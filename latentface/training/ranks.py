@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -86,12 +88,18 @@ class Ranks:
 
     @contextmanager
     def explaining(self, remedy: str) -> Iterator[None]:
-        """Raises LatentFaceError in place of what gloo and NCCL raise where another process is gone."""
+        """Raises LatentFaceError in place of what gloo and NCCL raise where another process is gone.
+
+        From then on this process does not end by SIGTERM: torchrun sends one to those that are left as soon as it sees
+        the death, often before the line of the error is out.
+        """
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not _lost(error):
                 raise
+            if threading.current_thread() is threading.main_thread():  # signals are its alone
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise LatentFaceError(
                 f"process {self.rank} of {self.size} (0 to {self.size - 1}) lost another one of the run, whose own "
                 f"line says why if it was not killed; {remedy}"

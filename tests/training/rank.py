@@ -2,7 +2,8 @@
 
     torchrun ... rank.py STEP --dataset_root ...
 
-Process 1 dies by SIGKILL after so many steps (0: never), unless torchrun has started it anew.
+Process 1 dies by SIGKILL after so many steps (0: never), unless torchrun has started it anew; the other one then needs
+a second to leave, in which torchrun asks it to terminate.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+
+from torch import distributed
 
 from latentface.cli import main
 from latentface.training import loop
@@ -26,5 +30,13 @@ def take_and_die(run, group) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave_slowly() -> None:
+    time.sleep(1)
+    leave()
+
+
 loop.take_step = take_and_die
+leave = distributed.destroy_process_group
+if fatal:
+    distributed.destroy_process_group = leave_slowly
 sys.exit(main(["train", *sys.argv[2:]]))
