@@ -38,6 +38,9 @@ COMMANDS = {
         "Data", "a dataset of latents -> few files, quick to read", "latentface.data.pack", "PackConfig", "run"
     ),
     "train": Command("Train", "latents -> weights", "latentface.training.loop", "TrainConfig", "train"),
+    "mean": Command(
+        "Train", "weights of several trainings -> their mean", "latentface.training.mean", "MeanConfig", "run"
+    ),
     "evaluate": Command(
         "Train",
         "AP of weights on a dataset, or of prediction files",

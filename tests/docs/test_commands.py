@@ -91,6 +91,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (root / "r" / "weight_final.pth").rename(root / "weight_final.pth")
     shutil.rmtree(root / "r")
+    for name in ("before", "first", "second"):  # of a mean
+        shutil.copy(root / "weight_final.pth", root / f"{name}.pth")
     write_wider_rows(root / "wider_face_val_bbx_gt.txt", root / "val" / "labels.txt")
     for name in ("a", "b"):
         weight = ["--weight", str(root / "weight_final.pth"), "--dataset_root", str(root / "retina-modify")]
