@@ -14,6 +14,7 @@ import numpy as np
 from latentface.codecs.base import UNCODED, Codec, Latent, check_latent, check_rgb
 
 ORIGINAL = 0  # the rate of a picture that was never coded
+BITS = 24.0  # of each of its pixels; padding is made when it is read and takes none
 
 
 class PixelCodec:
@@ -31,10 +32,9 @@ class PixelCodec:
         """See `Codec.encode_rates`."""
         check_rgb(rgb)
         height, width = rgb.shape[:2]
-        bpp = 24.0 * height * width / (pixels or height * width)
         array = np.ascontiguousarray(rgb.transpose(2, 0, 1))
         return [
-            Latent(array, self.name, rate, None, 1.0, bpp, width, height, exact=True, stride=1, bpp_from=UNCODED)
+            Latent(array, self.name, rate, None, 1.0, BITS, width, height, exact=True, stride=1, bpp_from=UNCODED)
             for rate in rates
         ]
 
