@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from latentface.apps.report_faces import Judged
 
 MUCH = 10e6  # bytes of an HTML file
+UNITS = {  # of report.json
+    "ap": "0 to 1, one for each seed",
+    "bpp": "bits per pixel, mean over pictures",
+    "bd_rate": "percent of bits at equal AP",
+    "bd_ap": "AP at equal bits",
+    "ap_overlap, bpp_overlap": "share, 0 to 1",
+    "gmac": "10^9 multiply-adds a picture",
+    "ms": "milliseconds a picture",
+}
 
 
 @dataclass
@@ -73,6 +82,7 @@ def run(config: ReportConfig) -> Path:
         text = markdown(curves, differences, protocols, config.faces, costs)
         content = {
             "faces": config.faces,
+            "units": UNITS,
             "protocols": protocols,
             "curves": {name: [asdict(point) for point in points] for name, points in curves.items()},
             "differences": [asdict(one) for one in differences],

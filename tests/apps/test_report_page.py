@@ -383,7 +383,9 @@ def test_tables_and_curves_for_other_programs(tmp_path: Path, capsys: pytest.Cap
     assert "| latents |  | 0.3200 ± 0.0283 (0.100 bpp) | 0.5000 ± 0.0000 (0.700 bpp) |" in text
     assert "| original | 0.6500 (24.000 bpp) |  |  |" in text
     assert (tmp_path / "report" / "report.md").read_text() in text
-    differences = json.loads((tmp_path / "report" / "report.json").read_text())["differences"]
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    differences = content["differences"]
+    assert content["units"]["bd_rate"] == "percent of bits at equal AP"
     assert [one["name"] for one in differences] == ["latents", "original"]
     assert differences[0]["ap_overlap"] == pytest.approx(0.18 / 0.4)
     with Image.open(tmp_path / "report" / "curves.png") as picture:
