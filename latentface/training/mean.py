@@ -19,6 +19,7 @@ from latentface.model.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from latentface.options import option
 
 SAME_FACTS = ("codec", "rates", "landmarks")  # what the weights of a mean were trained for
+MEASURED = "normalisation.inverse_deviation"  # what only detectors of latents have
 LARGEST_DIFFERENCE = 0.25  # between statistics of one set of latents: of a deviation, and of deviations
 
 
@@ -72,15 +73,14 @@ def _check_alike(first: str, one: Checkpoint, path: str, other: Checkpoint) -> N
 
 
 def _measured_alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether latents are normalised nearly alike; samples of the same latents differ by some percent."""
-    if "normalisation.mean" not in one:  # a detector of pictures
+    """Whether inputs are normalised nearly alike; samples of the same latents differ by some percent."""
+    measured = {"normalisation.mean", MEASURED} if MEASURED in one else set()
+    tables = [name for name in one if name.startswith("normalisation.") and name not in measured]
+    if not all(torch.equal(one[name], other[name]) for name in tables):
+        return False
+    if not measured:  # a detector of pictures
         return True
-    inverse = one["normalisation.inverse_deviation"].float()
+    inverse = one[MEASURED].float()
     shift = (one["normalisation.mean"].float() - other["normalisation.mean"].float()) * inverse
-    scale = other["normalisation.inverse_deviation"].float() / inverse.clamp(min=1e-9)
-    rows = ("rates", "rate_rows", "indices", "index_rows")
-    return (
-        bool((shift.abs() < LARGEST_DIFFERENCE).all())
-        and bool(((scale - 1).abs() < LARGEST_DIFFERENCE)[inverse > 0].all())
-        and all(torch.equal(one[f"normalisation.{name}"], other[f"normalisation.{name}"]) for name in rows)
-    )
+    scale = other[MEASURED].float()[inverse > 0] / inverse[inverse > 0]
+    return bool((shift.abs() < LARGEST_DIFFERENCE).all() and ((scale - 1).abs() < LARGEST_DIFFERENCE).all())

@@ -74,6 +74,24 @@ def test_statistics_of_two_samples_of_the_same_latents_differ_a_little(tmp_path:
     assert (load_checkpoint(tmp_path / "mean.pth").state["normalisation.mean"] - 0.1).abs().max() < 1e-6
 
 
+def test_detectors_of_pictures_have_a_mean_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [str(tmp_path / f"{value}.pth") for value in (1.0, 2.0)]
+    for path in parts:
+        save_checkpoint(
+            path, RetinaFace(ModelConfig(backbone="light", input="picture", channels=3)), {"codec": "pixels"}
+        )
+    assert main(["mean", *parts, "--out", str(tmp_path / "mean.pth")]) == 0
+    one, other, mean = (
+        load_checkpoint(path).state["neck.lateral.0.0.weight"] for path in (*parts, tmp_path / "mean.pth")
+    )
+    assert torch.equal(mean, (one + other) / 2)
+    content = torch.load(parts[1], weights_only=True)
+    content["state"]["normalisation.mean"] += 1
+    torch.save(content, parts[1])
+    assert main(["mean", *parts, "--out", str(tmp_path / "mean.pth")]) == 2
+    assert "statistics of other latents" in capsys.readouterr().err
+
+
 def test_one_is_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mean", write(tmp_path / "a.pth", 1.0)]) == 2
     assert "two checkpoints or more" in capsys.readouterr().err
