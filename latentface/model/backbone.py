@@ -28,6 +28,8 @@ class PrunedResNet(nn.Module):
     `enters`: "layer2" (s = 4), "layer2 without stride" (s = 8), or "layer3" (s = 8: the input is the stride-8 level).
     """
 
+    entry_slope = 0.0
+
     def __init__(self, resnet: torchvision.models.ResNet, enters: str = "layer2") -> None:
         super().__init__()
         self.entry_stride = 4 if enters == "layer2" else 8
@@ -62,6 +64,7 @@ class LightBackbone(nn.Module):
 
     entry_stride = 8  # as if it entered at a layer2 that has no stride
     entry_channels = 64
+    entry_slope = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,6 +85,7 @@ class MobileNetBackbone(nn.Module):
 
     entry_stride = 4
     entry_channels = 32
+    entry_slope = LEAK
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """The bridge: a latent becomes what a pruned backbone takes.
 
-Every bridge has one signature: `Bridge(in_channels, out_channels, scale)` maps [B, in, h, w] to
+Every bridge has one signature: `Bridge(in_channels, out_channels, scale, slope)` maps [B, in, h, w] to
 [B, out, h * scale, w * scale]. `scale` is a power of two: the codec's stride over the stride where the backbone starts.
+`slope` is what the backbone is used to below zero: of the last activation, 0 for ReLU.
 Costs are of a [256, 40, 40] latent.
 """
 
@@ -20,8 +21,13 @@ def convolution(in_channels: int, out_channels: int, kernel: int, stride: int = 
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
+        activation(slope),
     )
+
+
+def activation(slope: float) -> nn.Module:
+    """ReLU, or a leaky one."""
+    return nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -54,7 +60,7 @@ class BridgeModule(nn.Module):
     out the stem and layer1 saves.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
         super().__init__()
         steps = int(math.log2(scale))
         layers: list[nn.Module] = []
@@ -66,6 +72,7 @@ class BridgeModule(nn.Module):
             width = narrower
         if width != out_channels or not steps:
             layers.append(convolution(width, out_channels, kernel=1))
+        layers[-1][-1] = activation(slope)  # type: ignore[index,operator]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,11 +82,11 @@ class BridgeModule(nn.Module):
 class ShuffleBridge(nn.Module):
     """1x1 convolution, then pixel-shuffle: every sub-cell position gets filters of its own. 0.4 to 1.7 GMAC."""
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
         super().__init__()
         self.expand = nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False)
         self.shuffle = nn.PixelShuffle(scale)
-        self.finish = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+        self.finish = nn.Sequential(nn.BatchNorm2d(out_channels), activation(slope))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.shuffle(self.expand(x)))
@@ -91,24 +98,24 @@ class DeepShuffleBridge(nn.Module):
     Convolutions before the upsampling: 16 times fewer positions than after it, and each sees 16 times the area.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
         super().__init__()
         self.block = ResidualBlock(in_channels, in_channels)
-        self.shuffle = ShuffleBridge(in_channels, out_channels, scale)
+        self.shuffle = ShuffleBridge(in_channels, out_channels, scale, slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shuffle(self.block(x))
 
 
 class ResidualBridge(nn.Module):
-    """A linear map from 3x3 cells to pixel-shuffled positions, leaky ReLU; before it a residual pair of convolutions.
+    """A linear map from 3x3 cells to pixel-shuffled positions, activation; before it a residual pair of convolutions.
 
     The pair adds nothing at first. Without it the map is linear, so that it can be fitted by least squares to what
     another network computes at this place (`training/entry.py`): from there on all of it learns. 1.4 GMAC behind a
     projection to 128 channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
         super().__init__()
         self.inner = convolution(in_channels, in_channels, kernel=3)
         self.outer = nn.Conv2d(in_channels, in_channels, 3, padding=1)
@@ -116,7 +123,7 @@ class ResidualBridge(nn.Module):
         nn.init.zeros_(self.outer.bias)  # type: ignore[arg-type]
         self.expand = nn.Conv2d(in_channels, out_channels * scale * scale, 3, padding=1)
         self.shuffle = nn.PixelShuffle(scale)
-        self.activation = nn.LeakyReLU(LEAK, inplace=True)
+        self.activation = activation(slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.shuffle(self.expand(x + self.outer(self.inner(x)))))

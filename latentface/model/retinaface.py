@@ -92,7 +92,7 @@ class RetinaFace(nn.Module):
                 f"the stride has to be {self.backbone.entry_stride} times a power of two"
             )
         channels = self.config.projection or self.config.channels
-        return BRIDGES[self.config.bridge](channels, self.backbone.entry_channels, scale)
+        return BRIDGES[self.config.bridge](channels, self.backbone.entry_channels, scale, self.backbone.entry_slope)
 
     def _heads(self, channels: int, values: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Conv2d(channels, len(sizes) * values, 1) for sizes in self.config.prior_sizes)

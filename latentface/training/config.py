@@ -102,9 +102,9 @@ class TrainConfig:
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
     fit_entry: int = option(
         0,
-        "start as the teacher: its weights, and the residual bridge fitted by least squares on so many pictures to "
-        "what the teacher sees there, e.g. 1000; 0: no; any number with --weight, of a student that started so: "
-        "only --fit_steps",
+        "start as the teacher, of the same --model: its weights, and an entry fitted by least squares on so many "
+        "pictures to what the teacher sees there, e.g. 1000; 0: no; any number with --weight, of a student that "
+        "started so: only --fit_steps",
     )
     fit_steps: int = option(600, "batches of gradient descent on the entry alone, of --fit_entry")
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
@@ -172,8 +172,8 @@ class TrainConfig:
             raise LatentFaceError(f"--average {self.average}: a decay per step, 0 or more and under 1")
         if bool(self.teacher) != bool(self.photographs):
             raise LatentFaceError("--teacher and --photographs belong together: a teacher looks at the pictures")
-        if self.fit_entry and (self.bridge != "residual" or not self.teacher):
-            raise LatentFaceError("--fit_entry needs --teacher and --bridge residual")
+        if self.fit_entry and not self.teacher:
+            raise LatentFaceError("--fit_entry needs --teacher")
         if self.fit_entry and self.weight and not self.fit_steps:
             raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
         if self.warmup > 1:

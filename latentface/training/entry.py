@@ -1,17 +1,17 @@
 """A detector of latents that starts as a detector of pictures: no step of gradient descent is spent on seeing.
 
-The teacher's weights are taken over behind the entry. The entry itself is linear at first (`ResidualBridge` behind a
-`RowProjection`), so it is fitted by least squares, in two passes over some training pictures, to what the teacher's
-own entry computes at stride 4 before its last activation:
+The teacher's weights are taken over behind the entry. The entry itself follows what the teacher's own computes at the
+same place. What is linear in it is fitted by least squares, in two passes over some training pictures, to the goals,
+which are the teacher's values before the last activation.
 
-1. for each codec model, a linear map from a cell's channels to the goals of the 3x3 cells around it; the main
-   directions of what these maps predict become the channels of the projection (reduced-rank regression);
-2. for all codec models together, the 3x3 convolution from those channels to the goals.
+1. The projection: for each codec model, a linear map from a cell's channels to the goals of the 3x3 cells around it;
+   the main directions of what these maps predict become its channels (reduced-rank regression).
+2. The 3x3 convolution of `ResidualBridge` from those channels to the goals, for all codec models together; other
+   bridges have no such part and start from random weights.
 
-The least squares leave a quarter to a third of the goals' variance, the bridge's residual pair takes some of that: so
-many steps of gradient descent on the entry alone, which are cheap, as nothing behind it runs, and well conditioned,
-as the losses of a finished detector are not. On 1,000 crops of 20 cells the fit takes about a minute of one core;
-600 steps of 16 crops take five.
+The least squares leave a quarter to a third of the goals' variance. Then comes gradient descent on the entry alone,
+whose steps are cheap, as nothing behind it runs, and well conditioned, as the losses of a finished detector are not.
+For a mobilenet, the fit on 1,000 crops of 20 cells takes about a minute of one core, 600 steps of 16 crops five to ten.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ TAP_RIDGE = 30.0
 # Of two runs at twice the rate, without a limit to gradients and with the variance of each batch alone, one left a good
 # entry after 300 steps and did not come back in 1,400 (records/choices.json).
 DESCENT_RATE = 5e-4
+RATE_FROM_RANDOM = 2e-3  # of bridges that least squares cannot fit
 LARGEST_GRADIENT = 1.0  # norm over all parameters; half of it is usual
 OWN_PARTS = ("normalisation.", "projection.", "entry.")  # of a detector of latents; all else is the teacher's too
 
@@ -48,7 +49,7 @@ def start_as(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, picture
 
     Raises LatentFaceError where teacher and model differ in more than their entry.
     """
-    bridge = refuse_unlike(teacher, model)
+    refuse_unlike(teacher, model)
     own = {name: t for name, t in model.state_dict().items() if name.startswith(OWN_PARTS)}
     theirs = {name: t for name, t in teacher.state_dict().items() if not name.startswith(OWN_PARTS)}
     load_strictly(model, own | theirs, "--teacher")
@@ -56,14 +57,20 @@ def start_as(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, picture
     batches = _First(loader, pictures)
     if model.config.projection:
         _fit_projection(teacher, model, batches)
-    _fit_expansion(teacher, model, bridge, batches)
+    if isinstance(model.entry, ResidualBridge):
+        _fit_expansion(teacher, model, model.entry, batches)
+    else:
+        _match_scale(teacher, model, batches)
 
 
-def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> ResidualBridge:
-    """The entry that can be fitted; raises LatentFaceError where teacher and model are not of one kind."""
-    if not isinstance(model.entry, ResidualBridge) or {teacher.config.backbone, model.config.backbone} != {"mobilenet"}:
-        raise LatentFaceError("--fit_entry needs --model mobilenet --bridge residual and a teacher with a mobilenet")
-    return model.entry
+def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> None:
+    """Raises LatentFaceError where the two differ in more than how a picture or latent enters."""
+    theirs, ours = teacher.config, model.config
+    if (theirs.backbone, theirs.enters) != (ours.backbone, ours.enters):
+        raise LatentFaceError(
+            f"--fit_entry: a {ours.backbone} behind --bridge {ours.bridge} cannot start as the teacher, a "
+            f"{theirs.backbone} on pictures: both have to be one --model, which the bridge enters at layer2"
+        )
 
 
 def descend(
@@ -75,13 +82,14 @@ def descend(
     channels; that is a running mean over batches, as in a batch of dark pictures some channels hardly vary.
     """
     parameters = [p for name, p in model.named_parameters() if name.startswith(OWN_PARTS)]
-    optimizer = torch.optim.AdamW(parameters, lr=DESCENT_RATE, weight_decay=0.0)
+    rate = DESCENT_RATE if isinstance(model.entry, ResidualBridge) else RATE_FROM_RANDOM
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     model.eval()
     model.entry.train()
     batches, variance = islice(chain.from_iterable(repeat(loader)), steps), None
     for step, batch in enumerate(progress(batches, "fitting the entry", steps, unit="step")):
         for group in optimizer.param_groups:
-            group["lr"] = DESCENT_RATE * learning_rate_factor(step / steps, epochs=1, warmup=0.05, schedule="cosine")
+            group["lr"] = rate * learning_rate_factor(step / steps, epochs=1, warmup=0.05, schedule="cosine")
         goal = _seen(teacher, batch)
         with torch.autocast(goal.device.type, dtype=precision, enabled=precision != torch.float32):
             found = model.entry(_projected(model, batch))
@@ -123,12 +131,13 @@ def _fit_projection(teacher: RetinaFace, model: RetinaFace, batches: Iterable[La
     products: Tensor | None = None  # [rows, C + 1, 9 * D]
     for batch in batches:
         normalised, batch_rows = _normalised(model, batch)
-        goals = _neighbourhood(_goals(teacher, model, batch))
+        goals = _goals(teacher, model, batch)
         cells = _with_one(normalised.flatten(2).transpose(1, 2))  # [B, cells, C + 1]
         if products is None:
-            products = torch.zeros(rows, channels + 1, goals.shape[1], device=device)
+            products = torch.zeros(rows, channels + 1, 9 * goals.shape[1], device=device)
         squares.index_add_(0, batch_rows, cells.transpose(1, 2) @ cells)
-        products.index_add_(0, batch_rows, cells.transpose(1, 2) @ goals.transpose(1, 2))
+        for row, of_picture, goal in zip(batch_rows.tolist(), cells, goals, strict=True):  # many would fill the memory
+            products[row] += of_picture.T @ _neighbourhood(goal[None])[0].T
     assert products is not None
     maps = _ridge(squares, products, CHANNEL_RIDGE)
     projections = maps @ _main_directions(squares, maps, kept)
@@ -168,6 +177,17 @@ def _fit_expansion(
     bridge.expand.bias.copy_(weights[-1])  # type: ignore[union-attr]
 
 
+def _match_scale(teacher: RetinaFace, model: RetinaFace, batches: Iterable[LatentBatch]) -> None:
+    """Lets the entry's last batch norm give what the teacher's channels are on average, and little of their spread.
+
+    Channels differ a hundredfold; the descent would take most of its steps to find that out.
+    """
+    goals = torch.cat([_before_activation(_seen(teacher, batch)).flatten(2).mean(2) for batch in batches])
+    last = [part for part in model.entry.modules() if isinstance(part, nn.BatchNorm2d)][-1]
+    last.bias.copy_(goals.mean(dim=0))
+    last.weight.copy_(goals.std(dim=0))
+
+
 def _normalised(model: RetinaFace, batch: LatentBatch) -> tuple[Tensor, Tensor]:
     """Normalised latents [B, C, h, w], zeros for channels that no latent of the batch has; their rows of statistics."""
     device = next(model.parameters()).device
@@ -185,7 +205,7 @@ def _projected(model: RetinaFace, batch: LatentBatch) -> Tensor:
 
 @torch.no_grad()
 def _seen(teacher: RetinaFace, batch: LatentBatch) -> Tensor:
-    """What the teacher's entry gives: [B, 32, H / 4, W / 4]."""
+    """What the teacher's entry gives: [B, D, H / s, W / s], a mobilenet's 32 channels at stride 4."""
     if batch.pictures is None:
         raise LatentFaceError("--fit_entry: not every latent has its photograph")
     pictures = batch.pictures.to(next(teacher.parameters()).device).float()
@@ -193,10 +213,14 @@ def _seen(teacher: RetinaFace, batch: LatentBatch) -> Tensor:
 
 
 def _goals(teacher: RetinaFace, model: RetinaFace, batch: LatentBatch) -> Tensor:
-    """What the teacher's entry holds before its last activation, per latent cell: [B, 32 * scale^2, h, w]."""
-    seen = _seen(teacher, batch)
-    before = torch.where(seen < 0, seen / LEAK, seen)
+    """What the teacher's entry holds before its last activation, per latent cell: [B, D * scale^2, h, w]."""
+    before = _before_activation(_seen(teacher, batch))
     return F.pixel_unshuffle(before, model.config.stride // model.backbone.entry_stride)
+
+
+def _before_activation(seen: Tensor) -> Tensor:
+    """Undoes a mobilenet's leaky ReLU; a ReLU leaves nothing below zero."""
+    return torch.where(seen < 0, seen / LEAK, seen)
 
 
 def _neighbourhood(cells: Tensor) -> Tensor:

@@ -86,6 +86,17 @@ def test_bridges_that_change_a_resnet_need_one(bridge):
 
 
 @pytest.mark.parametrize("bridge", BRIDGES.values())
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_the_last_activation_is_what_the_backbone_is_used_to(bridge, slope):
+    torch.manual_seed(0)
+    found = bridge(6, 10, 4, slope).eval()(torch.randn(2, 6, 3, 5))
+    assert (found > 0).any()
+    assert (found < 0).any() == (slope > 0)
+    assert on_meta("mobilenet").backbone.entry_slope == 0.1
+    assert on_meta("resnet18").backbone.entry_slope == on_meta("light").backbone.entry_slope == 0.0
+
+
+@pytest.mark.parametrize("bridge", BRIDGES.values())
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_bridges_of_every_scale(bridge, scale):
     assert bridge(6, 10, scale).eval()(torch.randn(2, 6, 3, 5)).shape == (2, 10, 3 * scale, 5 * scale)

@@ -29,14 +29,15 @@ RATES = (12, 75)
 
 
 class LinearEyes(nn.Module):
-    """Linear but for its last activation, as the fit assumes: [B, 3, H, W] -> [B, 32, H / 4, W / 4]."""
+    """Linear but for its last activation, as the fit assumes: [B, 3, H, W] -> [B, channels, H / stride, W / stride]."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 32, stride: int = 4, slope: float = 0.1) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(3, 32, 7, stride=4, padding=3)
+        self.convolution = nn.Conv2d(3, channels, 7, stride=stride, padding=3)
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.leaky_relu(self.convolution(x), 0.1)
+        return nn.functional.leaky_relu(self.convolution(x), self.slope)
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +127,31 @@ def test_descent_brings_the_entry_nearer(teacher: RetinaFace, batches: list[Late
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.parametrize(
+    ("backbone", "bridge"),
+    [("mobilenet", "deep"), ("light", "shuffle"), ("resnet18", "deep")],
+)
+def test_any_bridge_to_layer2_descends_from_random_weights(
+    batches: list[LatentBatch], backbone: str, bridge: str
+) -> None:
+    torch.manual_seed(0)
+    twin = RetinaFace(ModelConfig(backbone, input="picture", channels=3, stride=1)).eval()
+    model = student(CHANNELS, backbone, bridge)
+    twin.entry = LinearEyes(*(getattr(model.backbone, f"entry_{name}") for name in ("channels", "stride", "slope")))
+    start_as(twin, model, batches[1:], pictures=10_000)
+    theirs, ours = twin.state_dict(), model.state_dict()
+    behind = [name for name in ours if not name.startswith(OWN_PARTS)]
+    assert all(torch.equal(theirs[name], ours[name]) for name in behind)
+    with torch.no_grad():
+        goal = twin.entry(twin.normalisation(batches[0].pictures, batches[0].rates))
+        before = ((seen(model, batches[0]) - goal).square().mean() / goal.var()).item()
+    descend(twin, model, batches[1:], 100)
+    with torch.no_grad():
+        after = ((seen(model, batches[0]) - goal).square().mean() / goal.var()).item()
+    assert 0.9 < before < 2.0  # 1 would be the mean's: it begins with the right scale
+    assert after < 0.97 * before
+
+
 def test_pictures_that_are_dark_do_not_stop_the_descent(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
     torch.manual_seed(0)
     model = student(projection=CHANNELS)
@@ -161,9 +187,14 @@ def test_only_so_many_pictures_are_looked_at(teacher: RetinaFace, batches: list[
 
 
 def test_teachers_that_cannot_be_started_as(teacher: RetinaFace, batches: list[LatentBatch]) -> None:
-    for model in (student(0, "light", "shuffle"), student(0, "mobilenet", "deep")):
-        with pytest.raises(LatentFaceError, match="needs --model mobilenet --bridge residual"):
-            start_as(teacher, model, batches, pictures=8)
+    with pytest.raises(
+        LatentFaceError, match="a light behind --bridge shuffle cannot start as the teacher, a mobilenet"
+    ):
+        start_as(teacher, student(0, "light", "shuffle"), batches, pictures=8)
+    twin = RetinaFace(ModelConfig("resnet18", input="picture", channels=3, stride=1))
+    for bridge in ("stride8", "layer3"):  # layers of the teacher are left out or lose their stride
+        with pytest.raises(LatentFaceError, match="which the bridge enters at layer2"):
+            start_as(twin, student(0, "resnet18", bridge), batches, pictures=8)
     blind = [LatentBatch(*(getattr(batches[0], name) for name in list(vars(batches[0]))[:8]))]
     with pytest.raises(LatentFaceError, match="not every latent has its photograph"):
         start_as(teacher, student(CHANNELS), blind, pictures=8)
