@@ -30,7 +30,8 @@ UNITS = {  # of report.json
     "bpp": "bits per pixel, mean over pictures",
     "bd_rate": "percent of bits at equal AP",
     "bd_ap": "AP at equal bits",
-    "ap_overlap, bpp_overlap": "share, 0 to 1",
+    "ap_overlap": "share of the AP that either curve covers, 0 to 1",
+    "bpp_overlap": "share of the logarithm of bits that either curve covers, 0 to 1",
     "gmac": "10^9 multiply-adds a picture",
     "ms": "milliseconds a picture",
 }

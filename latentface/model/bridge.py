@@ -2,7 +2,8 @@
 
 Every bridge has one signature: `Bridge(in_channels, out_channels, scale, slope)` maps [B, in, h, w] to
 [B, out, h * scale, w * scale]. `scale` is a power of two: the codec's stride over the stride where the backbone starts.
-`slope` is what the backbone is used to below zero: of the last activation, 0 for ReLU.
+`slope` is what the backbone is used to below zero: of the last activation, 0 for ReLU. `last_norm`, where a bridge has
+it, is the batch norm before that activation: a bridge that shall see what another network sees is scaled there.
 Costs are of a [256, 40, 40] latent.
 """
 
@@ -60,7 +61,7 @@ class BridgeModule(nn.Module):
     out the stem and layer1 saves.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float) -> None:
         super().__init__()
         steps = int(math.log2(scale))
         layers: list[nn.Module] = []
@@ -75,6 +76,10 @@ class BridgeModule(nn.Module):
         layers[-1][-1] = activation(slope)  # type: ignore[index,operator]
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.layers[-1][1]  # type: ignore[index,return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
@@ -82,11 +87,15 @@ class BridgeModule(nn.Module):
 class ShuffleBridge(nn.Module):
     """1x1 convolution, then pixel-shuffle: every sub-cell position gets filters of its own. 0.4 to 1.7 GMAC."""
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float) -> None:
         super().__init__()
         self.expand = nn.Conv2d(in_channels, out_channels * scale * scale, 1, bias=False)
         self.shuffle = nn.PixelShuffle(scale)
         self.finish = nn.Sequential(nn.BatchNorm2d(out_channels), activation(slope))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.finish[0]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.shuffle(self.expand(x)))
@@ -98,10 +107,14 @@ class DeepShuffleBridge(nn.Module):
     Convolutions before the upsampling: 16 times fewer positions than after it, and each sees 16 times the area.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float) -> None:
         super().__init__()
         self.block = ResidualBlock(in_channels, in_channels)
         self.shuffle = ShuffleBridge(in_channels, out_channels, scale, slope)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.shuffle.last_norm
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shuffle(self.block(x))
@@ -115,7 +128,7 @@ class ResidualBridge(nn.Module):
     projection to 128 channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float = 0.0) -> None:
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float) -> None:
         super().__init__()
         self.inner = convolution(in_channels, in_channels, kernel=3)
         self.outer = nn.Conv2d(in_channels, in_channels, 3, padding=1)

@@ -102,9 +102,9 @@ class TrainConfig:
     teacher_weight: float = option(1.0, "of the teacher's loss beside the labels'; 0: none of it")
     fit_entry: int = option(
         0,
-        "start as the teacher, of the same --model: its weights, and an entry fitted by least squares on so many "
-        "pictures to what the teacher sees there, e.g. 1000; 0: no; any number with --weight, of a student that "
-        "started so: only --fit_steps",
+        "start as the teacher, of the same --model: its weights, and an entry fitted on so many pictures to what the "
+        "teacher sees there, projection and residual bridge by least squares, e.g. 1000; 0: no; any number with "
+        "--weight, of a student that started so: only --fit_steps",
     )
     fit_steps: int = option(600, "batches of gradient descent on the entry alone, of --fit_entry")
     entry_lr: float = option(1.0, "learning rate of projection and bridge, times --lr: a fitted entry wants 0.2")
@@ -120,8 +120,7 @@ class TrainConfig:
     )
     loss_weights: tuple[float, ...] = option(
         (1.0, 2.0, 1.0),
-        "of classes, boxes and landmarks, of the labels' loss and the teacher's; from random weights 4 0.5 0.1 learns "
-        "several times faster",
+        "of classes, boxes and landmarks, of the labels' loss and the teacher's",
     )
     matching: str = option(
         "iou", "priors for each face: by IoU 0.35 as RetinaFace, or by a threshold of its own (ATSS)", choices=MATCHINGS
@@ -176,6 +175,8 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry needs --teacher")
         if self.fit_entry and self.weight and not self.fit_steps:
             raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
+        if self.fit_entry and self.bridge != "residual" and not self.fit_steps:
+            raise LatentFaceError(f"--fit_entry: a {self.bridge} bridge learns in --fit_steps only: give 1 or more")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if any(count < 1 for count in self.channels_read):

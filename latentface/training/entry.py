@@ -2,20 +2,22 @@
 
 The teacher's weights are taken over behind the entry. The entry itself follows what the teacher's own computes at the
 same place. What is linear in it is fitted by least squares, in two passes over some training pictures, to the goals,
-which are the teacher's values before the last activation.
+which are the teacher's values there, before a leaky activation:
 
 1. The projection: for each codec model, a linear map from a cell's channels to the goals of the 3x3 cells around it;
    the main directions of what these maps predict become its channels (reduced-rank regression).
-2. The 3x3 convolution of `ResidualBridge` from those channels to the goals, for all codec models together; other
-   bridges have no such part and start from random weights.
+2. The 3x3 convolution of `ResidualBridge` from those channels to the goals, for all codec models together. Other
+   bridges have no such part: they start from random weights, scaled to the goals, and need the descent.
 
-The least squares leave a quarter to a third of the goals' variance. Then comes gradient descent on the entry alone,
-whose steps are cheap, as nothing behind it runs, and well conditioned, as the losses of a finished detector are not.
-For a mobilenet, the fit on 1,000 crops of 20 cells takes about a minute of one core, 600 steps of 16 crops five to ten.
+The least squares of a residual bridge leave a quarter to a third of the goals' variance. Then comes gradient descent on
+the entry alone, whose steps are cheap, as nothing behind it runs, and well conditioned, as the losses of a finished
+detector are not. For a mobilenet, the fit on 1,000 crops of 20 cells takes about a minute of one core, 600 steps of 16
+crops some five.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
 
@@ -26,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from latentface.data.batches import LatentBatch
 from latentface.errors import LatentFaceError
-from latentface.model.bridge import LEAK, ResidualBridge
+from latentface.model.bridge import ResidualBridge
 from latentface.model.checkpoint import load_strictly
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress
@@ -38,7 +40,8 @@ TAP_RIDGE = 30.0
 # Of two runs at twice the rate, without a limit to gradients and with the variance of each batch alone, one left a good
 # entry after 300 steps and did not come back in 1,400 (records/choices.json).
 DESCENT_RATE = 5e-4
-RATE_FROM_RANDOM = 2e-3  # of bridges that least squares cannot fit
+RATE_FROM_RANDOM = 2e-3  # of bridges that least squares cannot fit; 120 steps of `deep` end nearer than at 5e-4
+START_SPREAD = 0.1  # of such a bridge's channels, in deviations of the teacher's
 LARGEST_GRADIENT = 1.0  # norm over all parameters; half of it is usual
 OWN_PARTS = ("normalisation.", "projection.", "entry.")  # of a detector of latents; all else is the teacher's too
 
@@ -47,7 +50,8 @@ OWN_PARTS = ("normalisation.", "projection.", "entry.")  # of a detector of late
 def start_as(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, pictures: int) -> None:
     """Gives `model` the teacher's weights, and an entry fitted on the first `pictures` that the loader gives.
 
-    Raises LatentFaceError where teacher and model differ in more than their entry.
+    The bridge is fitted where it is a `ResidualBridge`; any other one still wants `descend`. Raises LatentFaceError
+    where teacher and model differ in more than their entry.
     """
     refuse_unlike(teacher, model)
     own = {name: t for name, t in model.state_dict().items() if name.startswith(OWN_PARTS)}
@@ -66,6 +70,8 @@ def start_as(teacher: RetinaFace, model: RetinaFace, loader: DataLoader, picture
 def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> None:
     """Raises LatentFaceError where the two differ in more than how a picture or latent enters."""
     theirs, ours = teacher.config, model.config
+    if ours.input == "picture":
+        raise LatentFaceError("--fit_entry is for latents: a detector of pictures starts as another by --weight")
     if (theirs.backbone, theirs.enters) != (ours.backbone, ours.enters):
         raise LatentFaceError(
             f"--fit_entry: a {ours.backbone} behind --bridge {ours.bridge} cannot start as the teacher, a "
@@ -74,7 +80,12 @@ def refuse_unlike(teacher: RetinaFace, model: RetinaFace) -> None:
 
 
 def descend(
-    teacher: RetinaFace, model: RetinaFace, loader: DataLoader, steps: int, precision: torch.dtype = torch.float32
+    teacher: RetinaFace,
+    model: RetinaFace,
+    loader: DataLoader,
+    steps: int,
+    precision: torch.dtype = torch.float32,
+    rate: float = DESCENT_RATE,
 ) -> None:
     """So many batches of gradient descent on the entry alone; for `model` as `refuse_unlike` wants it.
 
@@ -82,11 +93,11 @@ def descend(
     channels; that is a running mean over batches, as in a batch of dark pictures some channels hardly vary.
     """
     parameters = [p for name, p in model.named_parameters() if name.startswith(OWN_PARTS)]
-    rate = DESCENT_RATE if isinstance(model.entry, ResidualBridge) else RATE_FROM_RANDOM
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     model.eval()
     model.entry.train()
     batches, variance = islice(chain.from_iterable(repeat(loader)), steps), None
+    last: deque[Tensor] = deque(maxlen=20)  # losses
     for step, batch in enumerate(progress(batches, "fitting the entry", steps, unit="step")):
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate_factor(step / steps, epochs=1, warmup=0.05, schedule="cosine")
@@ -106,7 +117,13 @@ def descend(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         optimizer.step()
+        last.append(loss.detach())
     model.eval()
+    if steps:
+        print(
+            f"the entry misses {torch.stack(tuple(last)).mean():.0%} of the variance of what the teacher sees",
+            flush=True,
+        )
 
 
 class _First:
@@ -178,14 +195,16 @@ def _fit_expansion(
 
 
 def _match_scale(teacher: RetinaFace, model: RetinaFace, batches: Iterable[LatentBatch]) -> None:
-    """Lets the entry's last batch norm give what the teacher's channels are on average, and little of their spread.
+    """Lets a bridge of random weights give each of the teacher's channels at its mean, and little of its spread.
 
-    Channels differ a hundredfold; the descent would take most of its steps to find that out.
+    Some of a mobilenet's channels hardly vary: until a bridge has found that out, they are most of the error.
     """
-    goals = torch.cat([_before_activation(_seen(teacher, batch)).flatten(2).mean(2) for batch in batches])
-    last = [part for part in model.entry.modules() if isinstance(part, nn.BatchNorm2d)][-1]
-    last.bias.copy_(goals.mean(dim=0))
-    last.weight.copy_(goals.std(dim=0))
+    last = getattr(model.entry, "last_norm", None)
+    if last is None:
+        return
+    goals = [_before_activation(teacher, _seen(teacher, batch)) for batch in batches]
+    last.bias.copy_(torch.cat([goal.mean(dim=(2, 3)) for goal in goals]).mean(dim=0))
+    last.weight.copy_(START_SPREAD * torch.cat([goal.std(dim=(2, 3)) for goal in goals]).mean(dim=0))
 
 
 def _normalised(model: RetinaFace, batch: LatentBatch) -> tuple[Tensor, Tensor]:
@@ -214,13 +233,14 @@ def _seen(teacher: RetinaFace, batch: LatentBatch) -> Tensor:
 
 def _goals(teacher: RetinaFace, model: RetinaFace, batch: LatentBatch) -> Tensor:
     """What the teacher's entry holds before its last activation, per latent cell: [B, D * scale^2, h, w]."""
-    before = _before_activation(_seen(teacher, batch))
+    before = _before_activation(teacher, _seen(teacher, batch))
     return F.pixel_unshuffle(before, model.config.stride // model.backbone.entry_stride)
 
 
-def _before_activation(seen: Tensor) -> Tensor:
-    """Undoes a mobilenet's leaky ReLU; a ReLU leaves nothing below zero."""
-    return torch.where(seen < 0, seen / LEAK, seen)
+def _before_activation(teacher: RetinaFace, seen: Tensor) -> Tensor:
+    """Undoes a leaky activation; a ReLU leaves nothing below zero, and what it cut off is unknown."""
+    slope = teacher.backbone.entry_slope
+    return torch.where(seen < 0, seen / slope, seen) if slope else seen
 
 
 def _neighbourhood(cells: Tensor) -> Tensor:

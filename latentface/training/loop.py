@@ -22,7 +22,7 @@ from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
-from latentface.training.entry import descend, start_as
+from latentface.training.entry import DESCENT_RATE, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.folder import experiment_folder, plain_settings, save_settings
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks, joined
@@ -100,11 +100,13 @@ def _fit_entry(
     config: TrainConfig, teacher: RetinaFace, model: RetinaFace, loader: DataLoader, precision: torch.dtype
 ) -> None:
     """What `--fit_entry` asks for, see `entry.py`; weights that were given have an entry already."""
+    rate = DESCENT_RATE
     if config.weight:
         print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
     else:
         start_as(teacher, model, loader, config.fit_entry)
-    descend(teacher, model, loader, config.fit_steps, precision)
+        rate = DESCENT_RATE if config.bridge == "residual" else RATE_FROM_RANDOM
+    descend(teacher, model, loader, config.fit_steps, precision, rate)
 
 
 def _open_journal(config: TrainConfig, folder: Path, progress: Progress) -> Journal:

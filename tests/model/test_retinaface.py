@@ -99,7 +99,7 @@ def test_the_last_activation_is_what_the_backbone_is_used_to(bridge, slope):
 @pytest.mark.parametrize("bridge", BRIDGES.values())
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_bridges_of_every_scale(bridge, scale):
-    assert bridge(6, 10, scale).eval()(torch.randn(2, 6, 3, 5)).shape == (2, 10, 3 * scale, 5 * scale)
+    assert bridge(6, 10, scale, 0.0).eval()(torch.randn(2, 6, 3, 5)).shape == (2, 10, 3 * scale, 5 * scale)
 
 
 @pytest.mark.parametrize(("backbone", "spent", "saved"), [("resnet18", 3.77, 4.74), ("resnet50", 4.19, 6.42)])
