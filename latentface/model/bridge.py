@@ -138,8 +138,30 @@ class ResidualBridge(nn.Module):
         self.shuffle = nn.PixelShuffle(scale)
         self.activation = activation(slope)
 
+    def linear(self, x: Tensor) -> Tensor:
+        """What comes before the activation."""
+        return self.shuffle(self.expand(x + self.outer(self.inner(x))))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.shuffle(self.expand(x + self.outer(self.inner(x)))))
+        return self.activation(self.linear(x))
+
+
+class RefinedBridge(ResidualBridge):
+    """`ResidualBridge` and, where the backbone starts, another residual pair of convolutions: 1.9 GMAC.
+
+    It too adds nothing at first. It sees across the borders of cells, whose positions the map before it computes apart.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int, slope: float) -> None:
+        super().__init__(in_channels, out_channels, scale, slope)
+        self.fine_inner = convolution(out_channels, out_channels, kernel=3, slope=LEAK)
+        self.fine_outer = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        nn.init.zeros_(self.fine_outer.weight)
+        nn.init.zeros_(self.fine_outer.bias)  # type: ignore[arg-type]
+
+    def linear(self, x: Tensor) -> Tensor:
+        coarse = super().linear(x)
+        return coarse + self.fine_outer(self.fine_inner(coarse))
 
 
 BRIDGES: dict[str, type[nn.Module]] = {  # by the names of `ModelConfig`
@@ -147,6 +169,7 @@ BRIDGES: dict[str, type[nn.Module]] = {  # by the names of `ModelConfig`
     "shuffle": ShuffleBridge,
     "deep": DeepShuffleBridge,
     "residual": ResidualBridge,
+    "refined": RefinedBridge,
     "stride8": DeepShuffleBridge,  # to stride 8 only: layer2 runs without its own stride
     "layer3": DeepShuffleBridge,  # the same: what the bridge makes is the stride-8 level; layer2 goes
 }

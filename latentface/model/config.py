@@ -15,9 +15,11 @@ BRIDGE_ENTERS = {  # where the backbone starts behind each bridge, see `PrunedRe
     "shuffle": "layer2",
     "deep": "layer2",
     "residual": "layer2",
+    "refined": "layer2",
     "stride8": "layer2 without stride",
     "layer3": "layer3",
 }
+LINEAR_BRIDGES = ("residual", "refined")  # at first: what they add begins at nothing
 PRECISIONS = ("float32", "bfloat16", "float16")  # that torch runs a network in; an exported one has its own
 # How the loss is made, see `loss.py`; the first of each is the original's.
 MATCHINGS = ("iou", "atss")
@@ -30,9 +32,9 @@ LARGEST_PRIOR = 1 << 16  # picture pixels
 
 
 def fits(backbone: str, bridge: str) -> bool:
-    """Whether they go together: two bridges replace layers of a ResNet, and the residual one would cost a ResNet more
-    than the layers that it stands for."""
-    if bridge == "residual":
+    """Whether they go together: two bridges replace layers of a ResNet, and the linear ones would cost a ResNet more
+    than the layers that they stand for."""
+    if bridge in LINEAR_BRIDGES:
         return backbone == "mobilenet"
     return backbone in RESNETS or BRIDGE_ENTERS[bridge] == "layer2"
 

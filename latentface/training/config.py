@@ -11,7 +11,15 @@ from latentface.data.mirror import local, local_file
 from latentface.data.remote import join
 from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
-from latentface.model.config import BACKBONES, BOX_LOSSES, BRIDGE_ENTERS, CLASS_LOSSES, MATCHINGS, PRECISIONS
+from latentface.model.config import (
+    BACKBONES,
+    BOX_LOSSES,
+    BRIDGE_ENTERS,
+    CLASS_LOSSES,
+    LINEAR_BRIDGES,
+    MATCHINGS,
+    PRECISIONS,
+)
 from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
@@ -175,7 +183,7 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry needs --teacher")
         if self.fit_entry and self.weight and not self.fit_steps:
             raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
-        if self.fit_entry and self.bridge != "residual" and not self.fit_steps:
+        if self.fit_entry and self.bridge not in LINEAR_BRIDGES and not self.fit_steps:
             raise LatentFaceError(f"--fit_entry: a {self.bridge} bridge learns in --fit_steps only: give 1 or more")
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")

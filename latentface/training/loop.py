@@ -18,6 +18,7 @@ from latentface.data.reading import deaths_explained
 from latentface.errors import LatentFaceError
 from latentface.machine import keep_memory
 from latentface.model.checkpoint import is_of_epoch, save_checkpoint
+from latentface.model.config import LINEAR_BRIDGES
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
@@ -105,7 +106,7 @@ def _fit_entry(
         print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
     else:
         start_as(teacher, model, loader, config.fit_entry)
-        rate = DESCENT_RATE if config.bridge == "residual" else RATE_FROM_RANDOM
+        rate = DESCENT_RATE if config.bridge in LINEAR_BRIDGES else RATE_FROM_RANDOM
     descend(teacher, model, loader, config.fit_steps, precision, rate)
 
 
