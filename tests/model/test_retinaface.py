@@ -85,6 +85,17 @@ def test_bridges_that_change_a_resnet_need_one(bridge):
         ModelConfig(backbone="light", bridge=bridge)
 
 
+def test_a_refined_bridge_begins_as_the_residual_one():
+    torch.manual_seed(0)
+    residual, refined = (BRIDGES[name](6, 10, 4, 0.1).eval() for name in ("residual", "refined"))
+    missing = refined.load_state_dict(residual.state_dict(), strict=False).missing_keys
+    assert {name.partition(".")[0] for name in missing} == {"fine_inner", "fine_outer"}
+    latent = torch.randn(2, 6, 3, 5)
+    assert torch.equal(refined(latent), residual(latent))
+    torch.nn.init.ones_(refined.fine_outer.weight)
+    assert not torch.allclose(refined(latent), residual(latent))
+
+
 @pytest.mark.parametrize("bridge", BRIDGES.values())
 @pytest.mark.parametrize("slope", [0.0, 0.1])
 def test_the_last_activation_is_what_the_backbone_is_used_to(bridge, slope):
@@ -130,7 +141,7 @@ def test_what_the_other_bridges_cost(bridge, backbone, spent):
 
 def test_the_documented_bridge_is_bilinear():
     """With a convolution that does nothing it is plain interpolation: new pixels lie a quarter off the old ones."""
-    bridge = BridgeModule(1, 128, 2).eval()
+    bridge = BridgeModule(1, 128, 2, 0.0).eval()
     nn.init.zeros_(bridge.layers[1][0].weight)  # type: ignore[index]
     bridge.layers[1][0].weight.data[:, :, 1, 1] = (1 + 1e-5) ** 0.5  # type: ignore[index]  # batch norm divides by it
     found = bridge(torch.tensor([[[[0.0, 4]]]]))
@@ -139,7 +150,7 @@ def test_the_documented_bridge_is_bilinear():
 
 def test_the_shuffle_bridge_stays_in_its_cell():
     torch.manual_seed(0)
-    bridge = ShuffleBridge(3, 8, 4).eval()
+    bridge = ShuffleBridge(3, 8, 4, 0.0).eval()
     latent = torch.randn(1, 3, 3, 3)
     touched = latent.clone()
     touched[0, :, 1, 2] += 1
