@@ -253,8 +253,15 @@ def build_model(
             sizes = " ".join(str(size) for level in checkpoint.config.prior_sizes for size in level)
             raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
         state = dict(checkpoint.state)
-        if not pixels:  # what was measured on this training set stays; a detector of pixels brings its own range
-            state |= {name: t for name, t in model.state_dict().items() if name.startswith("normalisation.")}
+        if not pixels:
+            theirs = checkpoint.config
+            refines = (theirs.bridge, config.bridge) == ("residual", "refined")
+            if theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
+                raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
+            own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
+            # What was measured on this training set stays (a detector of pixels brings its own range), as do the
+            # convolutions that a residual bridge lacks and that add nothing yet.
+            state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
         load_strictly(model, state, config.weight)
     return model
 

@@ -269,6 +269,13 @@ def test_weights_that_have_an_entry_only_descend(drawn_photographs: Path, tmp_pa
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if not name.startswith(OWN_PARTS)} <= same
     assert {"projection.weight", "entry.expand.weight"}.isdisjoint(same)
+    refined = train(TrainConfig(**settings | {"bridge": "refined"}, weight=str(first), out=str(tmp_path / "refined")))
+    further = load_checkpoint(refined / "weight_final.pth").state
+    learned = {name for name in before if not name.startswith("normalisation.") and before[name].is_floating_point()}
+    assert all(torch.equal(before[name], further[name]) for name in learned if "running_" not in name)  # at a rate of 0
+    assert not further["entry.fine_outer.weight"].any()
+    with pytest.raises(LatentFaceError, match="has another bridge: give --bridge residual"):
+        train(TrainConfig(**settings | {"bridge": "deep"}, weight=str(first), out=str(tmp_path / "deep")))
 
 
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
