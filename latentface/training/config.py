@@ -40,7 +40,7 @@ class TrainConfig:
     dataset_root: str = option(
         ".", "folder that holds train/ and val/, each with latent/ and labels.txt or packed; or its URL, s3://..."
     )
-    epochs: int = option(20, "number of epochs")
+    epochs: int = option(20, "number of epochs; 0 with --fit_entry: only the entry, as weight_final.pth")
     batch_size: int = option(8, "pictures per batch")
     lr: float = option(0.001, "initial learning rate")
     model: str = option("resnet50", "backbone", choices=BACKBONES)
@@ -171,8 +171,9 @@ class TrainConfig:
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
-            if getattr(self, name) < 1:
-                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be 1 or more")
+            least = 0 if name == "epochs" and self.fit_entry else 1
+            if getattr(self, name) < least:
+                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be {least} or more")
         if len(self.loss_weights) != 3 or not min(self.loss_weights) >= 0:
             raise LatentFaceError(f"--loss_weights {self.loss_weights}: three numbers, none negative")
         if self.average is None or not 0 <= self.average < 1:

@@ -133,7 +133,8 @@ def fit(run: Run, stop: StopRequest) -> None:
                 print(f"stopped: {reason}. Continue with --resume {run.folder}", flush=True)
                 return
     if run.journal is not None:
-        save_checkpoint(run.folder / FINAL_NAME, run.judged, _facts(run, run.journal.rows[-1]))
+        last = run.journal.rows[-1] if run.journal.rows else {"epoch": 0}  # the entry alone was fitted
+        save_checkpoint(run.folder / FINAL_NAME, run.judged, _facts(run, last))
     print(f"done: {run.folder / FINAL_NAME}", flush=True)
 
 

@@ -278,6 +278,29 @@ def test_weights_that_have_an_entry_only_descend(drawn_photographs: Path, tmp_pa
         train(TrainConfig(**settings | {"bridge": "deep"}, weight=str(first), out=str(tmp_path / "deep")))
 
 
+def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(drawn_photographs: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
+    save_checkpoint(tmp_path / "twin.pth", twin, {})
+    settings = {
+        "dataset_root": str(drawn_photographs), "model": "mobilenet", "bridge": "residual", "projection": 8,
+        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
+        "no_wandb": True, "workers": 0, "batch_size": 6, "precision": "float32", "average": 0.5,
+    }  # fmt: skip
+    out = tmp_path / "entry"
+    train(TrainConfig(**settings, epochs=0, fit_entry=6, fit_steps=2, out=str(out)))
+    fitted = load_checkpoint(out / "weight_final.pth")
+    theirs = twin.state_dict()
+    assert all(torch.equal(fitted.state[name], theirs[name]) for name in theirs if not name.startswith(OWN_PARTS))
+    assert fitted.facts["epoch"] == 0 and read_rows(out / "metrics.jsonl") == []
+    at_once = train(TrainConfig(**settings, epochs=1, fit_entry=6, fit_steps=2, out=str(tmp_path / "at_once")))
+    assert train(TrainConfig(**settings, epochs=1, fit_entry=6, fit_steps=2, resume=str(out))) == out
+    first, second = (load_checkpoint(folder / "weight_final.pth").state for folder in (out, at_once))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(LatentFaceError, match="--epochs 0: has to be 1 or more"):
+        TrainConfig(epochs=0)
+
+
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
     twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
     twin.normalisation.mean.fill_(100.0)
