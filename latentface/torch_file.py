@@ -53,6 +53,8 @@ def read_torch_content(path: str | Path) -> Any:
     import torch
 
     path = Path(path)
+    if path.is_dir():
+        raise LatentFaceError(f"{path}: a folder; give a file in it")
     if not path.is_file():
         raise LatentFaceError(f"{path}: no such file")
     try:

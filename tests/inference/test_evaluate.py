@@ -81,6 +81,7 @@ def test_without_a_checkpoint_the_detector_for_the_codec_of_the_latents(
         (["--weight", "w.pth", "--predictions", "p"], "--weight and --predictions do not go together"),
         (["--predictions", "p"], "--predictions needs --ground_truth"),
         (["--weight", "gone.pth", "--dataset_root", "{root}"], "gone.pth: no such file"),
+        (["--weight", "{root}", "--dataset_root", "{root}"], ": a folder; give a file in it"),
         (["--weight", "{weights}", "--dataset_root", "gone"], "gone/val/latent: no such folder"),
         (
             ["--weight", "{weights}", "--ground_truth", "g"],
