@@ -214,7 +214,7 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
         (config.backbone, "bilinear", 0, 2.0, None),
         (config.backbone, FAST_BRIDGE, 0, 2.0, 5.0),
         (config.backbone, "layer3", 0, 2.0, 5.0),
-        ("mobilenet", "residual", 128, None, 20.0),  # as the weights that come along
+        ("mobilenet", "refined", 128, None, 20.0),  # as the weights that come along
         ("light", "shuffle", 0, None, 20.0),
     ]
     with tempfile.TemporaryDirectory() as folder:

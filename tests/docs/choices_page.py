@@ -13,25 +13,25 @@ PAGE, RECORDS = REPOSITORY / "docs" / "choices.md", REPOSITORY / "records"
 PLACE = re.compile(r"(<!-- from records/(?:choices|missed).json: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 VIEWS = "how many views: AP on 487 dev photographs after one epoch, faces of 10 px and more"  # the record's words
 RANDOM = "from random weights behind the projection that comes along"  # so the record's words begin
-SERIES, RATES = ("first", "second"), ("12", "75")
+RATES = ("12", "75")
 
 
 def changes_table(changes: dict[str, Any]) -> str:
     """AP of the base, then the points that each change gains or loses, those that gain most at rate 75 first."""
-    base = {name: {rate: mean(run[rate] for run in changes["base"][name]) for rate in RATES} for name in SERIES}
-    heads = [f"{name}, rate {rate}" for name in SERIES for rate in RATES]
+    base = {name: {rate: mean(run[rate] for run in runs) for rate in RATES} for name, runs in changes["base"].items()}
+    heads = [f"{name}, rate {rate}" for name in base for rate in RATES]
     lines = [f"| change | {' | '.join(heads)} | kept |", "|---" * (len(heads) + 2) + "|"]
-    seeds = " | ".join(f"{base[name][rate]:.3f}" for name in SERIES for rate in RATES)
+    seeds = " | ".join(f"{base[name][rate]:.3f}" for name in base for rate in RATES)
     lines.append(f"| none: AP of the base | {seeds} | |")
 
     def gain(row: dict[str, Any], name: str, rate: str) -> float | None:
         return 100 * (row[name][rate] - base[name][rate]) if rate in row.get(name, {}) else None
 
     def order(row: dict[str, Any]) -> float:
-        return -mean(g for name in SERIES if (g := gain(row, name, "75")) is not None)
+        return -mean(g for name in base if (g := gain(row, name, "75")) is not None)
 
     for row in sorted(changes["rows"], key=order):
-        gains = (gain(row, name, rate) for name in SERIES for rate in RATES)
+        gains = (gain(row, name, rate) for name in base for rate in RATES)
         cells = ["" if g is None else f"{g:+.1f}" for g in gains]
         lines.append(f"| {row['change']} | {' | '.join(cells)} | {row.get('kept', '')} |")
     return "\n".join([*lines, ""])
