@@ -47,7 +47,7 @@ from latentface.inference.draw import save_picture
 from latentface.inference.export import feed, quantise
 from latentface.inference.graph import write_graph
 from latentface.inference.runtime import TorchRuntime
-from latentface.machine import cores, versions
+from latentface.machine import cores, keep_memory, versions
 from latentface.model.checkpoint import Checkpoint, save_checkpoint
 from latentface.model.config import RESNETS, ModelConfig, fits
 from latentface.model.cost import gmac
@@ -101,6 +101,7 @@ def run(config: BenchConfig) -> Path:
     """Measures the wanted parts one after another; what is done is kept in the file as it comes."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks to itself
     torch.set_num_threads(config.threads or cores())
+    keep_memory()  # as training and detection do; else reading would be faster after a part that has a network
     out = make_folder(config.out, "--out")
     name = config.machine or _device_name(config.device).lower().replace(" ", "_")
     target = out / f"bench_{name}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from torch import nn
 
 from latentface.apps import bench
 from latentface.apps.bench_networks import crowded_predictions, random_model
-from latentface.apps.bench_timing import Comparison, Row, compare, comparison_of, run_measured
+from latentface.apps.bench_reading import reading_rows
+from latentface.apps.bench_timing import Comparison, Row, _as_convolution, compare, comparison_of, run_measured
 from latentface.apps.bench_training import plain_loss
 from latentface.cli import main
+from latentface.data.pack import PackConfig
+from latentface.data.pack import run as pack
 from latentface.model.config import ModelConfig
 from latentface.model.cost import gmac
 from latentface.model.faces import Thresholds
@@ -104,6 +108,23 @@ def test_a_step_that_is_compiled(
     assert main([*settings, "--out", str(tmp_path / "fails")]) == 0
     note = "note: torch.compile does not work here, so it is left out (RuntimeError: no compiler)"
     assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_matrix_product_as_a_convolution():
+    square = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(_as_convolution(square)[0, :, 0].T, square @ square.T)
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.float32])
+def test_reading_says_what_it_was_held_against(stored: type, drawn_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn_dataset / "val", tmp_path / "tree" / "val")
+    for path in (tmp_path / "tree").glob("val/latent/*/latent_75.npy"):
+        np.save(path, np.load(path).astype(stored))
+    pack(PackConfig(root=str(tmp_path / "tree"), out=str(tmp_path / "packed"), dtype="float16", rates=(75,)))
+    rows = list(reading_rows(tmp_path / "tree" / "val", {"float16": tmp_path / "packed" / "val"}, rounds=1))
+    named = f"np.load of {np.dtype(stored)} files"
+    assert [row.against for row in rows] == [named, named, f"{named}, then cropped"]
+    assert (rows[0].at_least is not None) == (stored is np.float32)
 
 
 def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
