@@ -133,7 +133,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                 print(f"stopped: {reason}. Continue with --resume {run.folder}", flush=True)
                 return
     if run.journal is not None:
-        last = run.journal.rows[-1] if run.journal.rows else {"epoch": 0}  # the entry alone was fitted
+        last = run.journal.rows[-1] if run.journal.rows else {"epoch": run.progress.epoch}  # only the entry was fitted
         save_checkpoint(run.folder / FINAL_NAME, run.judged, _facts(run, last))
     print(f"done: {run.folder / FINAL_NAME}", flush=True)
 

@@ -256,7 +256,8 @@ def build_model(
         if not pixels:
             theirs = checkpoint.config
             refines = (theirs.bridge, config.bridge) == ("residual", "refined")
-            if theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
+            stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
+            if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
                 raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
             own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
             # What was measured on this training set stays (a detector of pixels brings its own range), as do the

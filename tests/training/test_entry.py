@@ -274,11 +274,18 @@ def test_weights_that_have_an_entry_only_descend(drawn_photographs: Path, tmp_pa
     learned = {name for name in before if not name.startswith("normalisation.") and before[name].is_floating_point()}
     assert all(torch.equal(before[name], further[name]) for name in learned if "running_" not in name)  # at a rate of 0
     assert not further["entry.fine_outer.weight"].any()
+    descended = {"bridge": "refined", "epochs": 0, "fit_entry": 1, "fit_steps": 2}
+    entry = train(TrainConfig(**settings | descended, weight=str(first), out=str(tmp_path / "entry")))
+    finer = load_checkpoint(entry / "weight_final.pth").state
+    assert finer["entry.fine_outer.weight"].any()
+    assert all(torch.equal(before[name], finer[name]) for name in before if not name.startswith(OWN_PARTS))
     with pytest.raises(LatentFaceError, match="has another bridge: give --bridge residual"):
         train(TrainConfig(**settings | {"bridge": "deep"}, weight=str(first), out=str(tmp_path / "deep")))
 
 
-def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(drawn_photographs: Path, tmp_path: Path) -> None:
+def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(
+    drawn_photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     torch.manual_seed(0)
     twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
     save_checkpoint(tmp_path / "twin.pth", twin, {})
@@ -292,7 +299,10 @@ def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(drawn_photogra
     fitted = load_checkpoint(out / "weight_final.pth")
     theirs = twin.state_dict()
     assert all(torch.equal(fitted.state[name], theirs[name]) for name in theirs if not name.startswith(OWN_PARTS))
-    assert fitted.facts["epoch"] == 0 and read_rows(out / "metrics.jsonl") == []
+    assert fitted.facts["epoch"] == 0
+    assert read_rows(out / "metrics.jsonl") == []
+    train(TrainConfig(**settings, epochs=0, fit_entry=6, fit_steps=2, resume=str(out)))
+    assert "nothing to do: 0 epochs are done" in capsys.readouterr().out
     at_once = train(TrainConfig(**settings, epochs=1, fit_entry=6, fit_steps=2, out=str(tmp_path / "at_once")))
     assert train(TrainConfig(**settings, epochs=1, fit_entry=6, fit_steps=2, resume=str(out))) == out
     first, second = (load_checkpoint(folder / "weight_final.pth").state for folder in (out, at_once))

@@ -239,6 +239,21 @@ def test_start_weights_are_used_with_new_statistics(drawn_dataset: Path, tmp_pat
     assert after["normalisation.rates"].tolist() == [25]
 
 
+def test_a_bare_state_dict_goes_on_behind_the_bridge_that_is_named(drawn_dataset: Path, tmp_path: Path) -> None:
+    """`deep` at stride 8 and `stride8` at 16 have equal weights, and nothing here says which it is."""
+    settings = {
+        "dataset_root": str(drawn_dataset), "model": "resnet18", "backbone_weights": "none", "bridge": "deep",
+        "stride": 8, "epochs": 1, "lr": 0.0, "average": 0.0, "no_wandb": True, "workers": 0, "no_check": True,
+    }  # fmt: skip
+    first = load_checkpoint(train(TrainConfig(**settings, out=str(tmp_path / "first"))) / "weight_final.pth")
+    torch.save(first.state, tmp_path / "bare.pth")
+    assert load_checkpoint(tmp_path / "bare.pth").config.bridge == "stride8"
+    second = train(TrainConfig(**settings, weight=str(tmp_path / "bare.pth"), out=str(tmp_path / "second")))
+    again = load_checkpoint(second / "weight_final.pth")
+    assert (again.config.bridge, again.config.stride) == ("deep", 8)
+    assert torch.equal(again.state["class_heads.0.weight"], first.state["class_heads.0.weight"])
+
+
 def test_finished_run_is_left_alone(drawn_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = train(config(drawn_dataset, tmp_path / "run", epochs=1))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
