@@ -102,7 +102,7 @@ TABLES = {"kills": kills, "order": order, "store": store, "processes": processes
 def _detection() -> dict[str, Any]:
     """Of the weights that come along, eight latents at a time in bfloat16."""
     rows = json.loads(BENCH.read_text())["rows"]["detection"]
-    item = "latent to faces: mobilenet, residual, torch bfloat16, batch 8"
+    item = "latent to faces: mobilenet, refined, torch bfloat16, batch 8"
     return {"seconds": next(row for row in rows if row["item"] == item)["comparison"]["seconds"], "pictures": 8}
 
 
