@@ -214,8 +214,8 @@ def test_other_files(content, message, tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    for path in (tmp_path / "weight.pth", tmp_path):
-        with pytest.raises(LatentFaceError, match="no such file"):
+    for path, message in ((tmp_path / "weight.pth", "no such file"), (tmp_path, "a folder; give a file in it")):
+        with pytest.raises(LatentFaceError, match=message):
             read_torch_file(path)
 
 
