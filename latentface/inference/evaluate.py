@@ -90,7 +90,7 @@ def run(config: EvaluateConfig) -> int:
     text = json.dumps(result, indent=1)
     with replacing(out / "evaluation.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(text if config.json else describe(result))
+    print(text if config.json else f"{describe(result)}\n\n{out / 'evaluation.json'}")
     return 0
 
 

@@ -173,7 +173,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
             least = 0 if name == "epochs" and self.fit_entry else 1
             if getattr(self, name) < least:
-                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be {least} or more")
+                other = ", or 0 with --fit_entry" if name == "epochs" and not self.fit_entry else ""
+                raise LatentFaceError(f"--{name} {getattr(self, name)}: has to be {least} or more{other}")
         if len(self.loss_weights) != 3 or not min(self.loss_weights) >= 0:
             raise LatentFaceError(f"--loss_weights {self.loss_weights}: three numbers, none negative")
         if self.average is None or not 0 <= self.average < 1:

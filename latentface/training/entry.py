@@ -97,7 +97,7 @@ def descend(
     model.eval()
     model.entry.train()
     batches, variance = islice(chain.from_iterable(repeat(loader)), steps), None
-    last: deque[Tensor] = deque(maxlen=20)  # losses
+    last: deque[Tensor] = deque(maxlen=max(1, min(20, steps // 4)))  # losses
     for step, batch in enumerate(progress(batches, "fitting the entry", steps, unit="step")):
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate_factor(step / steps, epochs=1, warmup=0.05, schedule="cosine")

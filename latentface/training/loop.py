@@ -105,6 +105,7 @@ def _fit_entry(
     if config.weight:
         print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
     else:
+        print(f"the entry is fitted on {config.fit_entry} pictures, then descends for {config.fit_steps} batches")
         start_as(teacher, model, loader, config.fit_entry)
         rate = DESCENT_RATE if config.bridge in LINEAR_BRIDGES else RATE_FROM_RANDOM
     descend(teacher, model, loader, config.fit_steps, precision, rate)

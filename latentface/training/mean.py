@@ -80,7 +80,10 @@ def _check_alike(first: str, one: Checkpoint, path: str, other: Checkpoint) -> N
                 f"{path}: {name} {here[name]}, in {first} {there[name]}: a mean takes weights of one network and start"
             )
     if not _measured_alike(one.state, other.state):
-        raise LatentFaceError(f"{path}: statistics of other latents than in {first}: a mean takes weights of one start")
+        raise LatentFaceError(
+            f"{path}: statistics of other latents than in {first}: a mean takes weights of one start, trained on from "
+            "there on sets alike (every training measures its own)"
+        )
     name, likeness = least_alike(one.state, other.state)
     if likeness < LEAST_LIKENESS:
         raise LatentFaceError(

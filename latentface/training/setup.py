@@ -259,12 +259,27 @@ def build_model(
             stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
             if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
                 raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
+            _check_projection(config.weight, theirs, state, model)
             own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
             # What was measured on this training set stays (a detector of pixels brings its own range), as do the
             # convolutions that a residual bridge lacks and that add nothing yet.
             state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
         load_strictly(model, state, config.weight)
     return model
+
+
+def _check_projection(weight: str, theirs: ModelConfig, state: dict[str, Tensor], model: RetinaFace) -> None:
+    """Raises LatentFaceError where the linear maps of codec models cannot be those of `--weight`."""
+    if theirs.projection != model.config.projection and theirs.input == "latent":
+        raise LatentFaceError(f"{weight} has another projection: give --projection {theirs.projection}")
+    if not theirs.projection or "projection.weight" not in state:
+        return
+    there, here = len(state["projection.weight"]), len(model.projection.weight)
+    if there != here:
+        raise LatentFaceError(
+            f"{weight} has projections for {counted(there, 'codec model')}, these latents are of {here}: it is for "
+            "another codec or other rates"
+        )
 
 
 def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:

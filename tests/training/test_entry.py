@@ -22,7 +22,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
-from latentface.training.setup import learns_landmarks
+from latentface.training.setup import _check_projection, learns_landmarks
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -309,6 +309,16 @@ def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(LatentFaceError, match="--epochs 0: has to be 1 or more"):
         TrainConfig(epochs=0)
+
+
+def test_weights_with_other_projections_get_a_line() -> None:
+    eight, none = student(8), student(0)
+    with pytest.raises(LatentFaceError, match=r"^w.pth has another projection: give --projection 8$"):
+        _check_projection("w.pth", eight.config, eight.state_dict(), none)
+    of_one = {"projection.weight": torch.zeros(1, 8, CHANNELS)}
+    with pytest.raises(LatentFaceError, match="projections for 1 codec model, these latents are of 2:"):
+        _check_projection("w.pth", eight.config, of_one, eight)
+    _check_projection("w.pth", eight.config, eight.state_dict(), eight)
 
 
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
