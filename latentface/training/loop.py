@@ -101,11 +101,11 @@ def _fit_entry(
     config: TrainConfig, teacher: RetinaFace, model: RetinaFace, loader: DataLoader, precision: torch.dtype
 ) -> None:
     """What `--fit_entry` asks for, see `entry.py`; weights that were given have an entry already."""
-    rate = DESCENT_RATE
+    rate, then = DESCENT_RATE, f"descends for {config.fit_steps} batches"
     if config.weight:
-        print(f"the entry of {config.weight} descends for {config.fit_steps} batches")
+        print(f"the entry of {config.weight} {then}", flush=True)
     else:
-        print(f"the entry is fitted on {config.fit_entry} pictures, then descends for {config.fit_steps} batches")
+        print(f"the entry is fitted on {config.fit_entry} pictures, then {then}", flush=True)
         start_as(teacher, model, loader, config.fit_entry)
         rate = DESCENT_RATE if config.bridge in LINEAR_BRIDGES else RATE_FROM_RANDOM
     descend(teacher, model, loader, config.fit_steps, precision, rate)
