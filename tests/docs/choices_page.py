@@ -53,6 +53,15 @@ def random_table(trainings: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def alike_table(rows: dict[str, dict[str, float]]) -> str:
+    """Networks and bridges trained alike: what a picture costs, AP at two rates, and how long it took."""
+    lines = ["| | GMAC | rate 12 | rate 75 | minutes of one core |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        ap = " | ".join(f"{row[rate]:.3f}" for rate in RATES)
+        lines.append(f"| {name} | {row['gmac']:.1f} | {ap} | {row['minutes of one core']} |")
+    return "\n".join([*lines, ""])
+
+
 def missed_table(ways: dict[str, Any]) -> str:
     """Found of all faces, by height and by what the labels say of them; then the missed ones by kind."""
     lines = [f"| faces | number | {' | '.join(ways)} |", "|---" * (len(ways) + 2) + "|"]
@@ -80,6 +89,7 @@ def filled(page: str) -> str:
         "changes": changes_table(choices["changes"]),
         "views": views_table(choices[VIEWS]),
         "random": random_table(next(value for name, value in choices.items() if name.startswith(RANDOM))),
+        "alike": alike_table(choices["two epochs from random weights"]["rows"]),
         "faces": missed_table(missed["ways"]),
     }
     return PLACE.sub(lambda place: place[1] + tables[place[2]], page)

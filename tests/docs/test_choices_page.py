@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from choices_page import PAGE, PLACE, changes_table, filled, missed_table, random_table, views_table
+from choices_page import PAGE, PLACE, alike_table, changes_table, filled, missed_table, random_table, views_table
 
 
 def test_the_tables_are_those_of_the_record() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert [place[2] for place in PLACE.finditer(text)] == ["changes", "views", "random", "faces"]
+    assert [place[2] for place in PLACE.finditer(text)] == ["changes", "views", "random", "alike", "faces"]
     assert filled(text) == text, "python tests/docs/choices_page.py writes it anew"
 
 
@@ -38,6 +38,11 @@ def test_random_weights_by_hand() -> None:
         "| fast | 0.0200 | 0.3000 |",
         "| slow | 0.0010 | 0.0100 |",
     ]
+
+
+def test_networks_trained_alike_by_hand() -> None:
+    row = {"gmac": 2.05, "12": 0.0514, "75": 0.1296, "minutes of one core": 6}
+    assert alike_table({"small": row}).splitlines()[2:] == ["| small | 2.0 | 0.051 | 0.130 | 6 |"]
 
 
 def test_what_is_missed_by_hand() -> None:
