@@ -155,6 +155,7 @@ def test_points_beside_decoding_are_those_of_the_record() -> None:
     text = README.replace("\n", " ")
     ahead = f"ahead by {points['12']:.1f} points at rate 12, {points['25']:.1f} at 25, {points['50']:.1f} at 50"
     assert f"{ahead} and {points['75']:.1f} at 75, and behind by {-points['100']:.1f} at 100" in text
+    assert max(map(abs, points.values())) <= 1
     rows = {
         "latents, mean of three seeds of its last epoch, it is the first": ours,
         "decoded, then that one trained on decoded pictures as long as it gained": theirs,

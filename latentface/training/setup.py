@@ -248,24 +248,27 @@ def build_model(
     )  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
     if config.weight and not config.resume:
-        checkpoint = load_checkpoint(config.weight, network=config.model)
-        if checkpoint.config.prior_sizes != model_config.prior_sizes:
-            sizes = " ".join(str(size) for level in checkpoint.config.prior_sizes for size in level)
-            raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
-        state = dict(checkpoint.state)
-        if not pixels:
-            theirs = checkpoint.config
-            refines = (theirs.bridge, config.bridge) == ("residual", "refined")
-            stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
-            if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
-                raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
-            _check_projection(config.weight, theirs, state, model)
-            own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
-            # What was measured on this training set stays (a detector of pixels brings its own range), as do the
-            # convolutions that a residual bridge lacks and that add nothing yet.
-            state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
-        load_strictly(model, state, config.weight)
+        _load_weight(config, model)
     return model
+
+
+def _load_weight(config: TrainConfig, model: RetinaFace) -> None:
+    """`--weight`, but for what was measured on this training set; of a detector of pixels all: it has its own range."""
+    checkpoint = load_checkpoint(config.weight, network=config.model)
+    state, theirs = dict(checkpoint.state), checkpoint.config
+    if theirs.prior_sizes != model.config.prior_sizes:
+        sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
+        raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
+    if model.config.input == "latent":
+        refines = (theirs.bridge, config.bridge) == ("residual", "refined")
+        stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
+        if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
+            raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
+        _check_projection(config.weight, theirs, state, model)
+        # With the statistics stay the convolutions that a residual bridge lacks and that add nothing yet.
+        own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
+        state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
+    load_strictly(model, state, config.weight)
 
 
 def _check_projection(weight: str, theirs: ModelConfig, state: dict[str, Tensor], model: RetinaFace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -229,19 +230,25 @@ def test_teachers_that_cannot_be_started_as(teacher: RetinaFace, batches: list[L
         start_as(teacher, student(CHANNELS), blind, pictures=8)
 
 
+def taught_by(twin: RetinaFace, photographs: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a run on `photographs` with that teacher, whose file is written."""
+    save_checkpoint(tmp_path / "twin.pth", twin, {})
+    return {
+        "dataset_root": str(photographs), "model": "mobilenet", "bridge": "residual", "projection": 8,
+        "teacher": str(tmp_path / "twin.pth"), "photographs": str(photographs / "photos" / "train"),
+        "no_wandb": True, "workers": 0, "batch_size": 6, "precision": "float32",
+    }  # fmt: skip
+
+
 def test_a_run_that_starts_as_its_teacher(drawn_photographs: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
     twin.normalisation.mean.fill_(100.0)  # a range of its own
-    save_checkpoint(tmp_path / "twin.pth", twin, {})
-    common = {
-        "model": "mobilenet", "no_wandb": True, "workers": 0, "epochs": 1, "batch_size": 6, "precision": "float32",
-        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
-        "warmup": 0.0, "fit_steps": 2, "keep_statistics": True, "optimizer": "sgd",
+    settings = taught_by(twin, drawn_photographs, tmp_path) | {
+        "epochs": 1, "warmup": 0.0, "fit_entry": 6, "fit_steps": 2, "keep_statistics": True, "optimizer": "sgd",
     }  # fmt: skip
-    latents = {"dataset_root": str(drawn_photographs), "bridge": "residual", "projection": 8, "fit_entry": 6}
-    still = train(TrainConfig(**common, **latents, entry_lr=0.0, out=str(tmp_path / "still")))
-    moved = train(TrainConfig(**common, **latents, entry_lr=0.5, lr=1e-5, out=str(tmp_path / "moved")))
+    still = train(TrainConfig(**settings, entry_lr=0.0, out=str(tmp_path / "still")))
+    moved = train(TrainConfig(**settings, entry_lr=0.5, lr=1e-5, out=str(tmp_path / "moved")))
     first, second = (load_checkpoint(folder / "weight_final.pth").state for folder in (still, moved))
     theirs = twin.state_dict()
     for name in first:
@@ -249,19 +256,15 @@ def test_a_run_that_starts_as_its_teacher(drawn_photographs: Path, tmp_path: Pat
             assert torch.equal(first[name], theirs[name]), name  # statistics are kept
     assert not torch.equal(first["class_heads.0.weight"], theirs["class_heads.0.weight"])
     assert not torch.equal(first["entry.expand.weight"], second["entry.expand.weight"])
-    alone = train(TrainConfig(**common | {"teacher_weight": 0.0}, **latents, out=str(tmp_path / "alone")))
+    alone = train(TrainConfig(**settings | {"teacher_weight": 0.0}, out=str(tmp_path / "alone")))
     assert "loss_features" not in read_rows(alone / "metrics.jsonl")[0]
 
 
 def test_weights_that_have_an_entry_only_descend(drawn_photographs: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
-    save_checkpoint(tmp_path / "twin.pth", twin, {})
-    settings = {
-        "dataset_root": str(drawn_photographs), "model": "mobilenet", "bridge": "residual", "projection": 8,
-        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
-        "no_wandb": True, "workers": 0, "epochs": 1, "batch_size": 6, "precision": "float32", "average": 0.0,
-        "lr": 0.0, "keep_statistics": True,
+    settings = taught_by(twin, drawn_photographs, tmp_path) | {
+        "epochs": 1, "average": 0.0, "lr": 0.0, "keep_statistics": True,
     }  # fmt: skip
     first = train(TrainConfig(**settings, out=str(tmp_path / "first"))) / "weight_final.pth"
     second = train(TrainConfig(**settings, weight=str(first), fit_entry=1, fit_steps=2, out=str(tmp_path / "second")))
@@ -288,12 +291,7 @@ def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(
 ) -> None:
     torch.manual_seed(0)
     twin = RetinaFace(ModelConfig("mobilenet", input="picture", channels=3, stride=1))
-    save_checkpoint(tmp_path / "twin.pth", twin, {})
-    settings = {
-        "dataset_root": str(drawn_photographs), "model": "mobilenet", "bridge": "residual", "projection": 8,
-        "teacher": str(tmp_path / "twin.pth"), "photographs": str(drawn_photographs / "photos" / "train"),
-        "no_wandb": True, "workers": 0, "batch_size": 6, "precision": "float32", "average": 0.5,
-    }  # fmt: skip
+    settings = taught_by(twin, drawn_photographs, tmp_path) | {"average": 0.5}
     out = tmp_path / "entry"
     train(TrainConfig(**settings, epochs=0, fit_entry=6, fit_steps=2, out=str(out)))
     fitted = load_checkpoint(out / "weight_final.pth")
