@@ -475,8 +475,12 @@ def _ground(source: Source, config: DetectConfig, detector: Detector, codec: Cod
 
 
 def _table(source: Source, faces: Faces) -> str:
-    lines = [f"{source.name}: {counted(len(faces), 'face')}, picture pixels", "score      x1      y1      x2      y2"]
-    for box, score in list(zip(faces.boxes, faces.scores, strict=True))[:TABLE_ROWS]:
+    """Boxes in the pixels that the input has: a photograph's own, or the coded picture's of a latent."""
+    boxes, pixels = faces.boxes, "picture pixels"
+    if source.row and is_picture(source.path):
+        boxes, pixels = source.row.to_photograph(boxes), "pixels of the photograph"
+    lines = [f"{source.name}: {counted(len(faces), 'face')}, {pixels}", "score      x1      y1      x2      y2"]
+    for box, score in list(zip(boxes, faces.scores, strict=True))[:TABLE_ROWS]:
         lines.append(f"{score:5.2f} " + " ".join(f"{value:7.1f}" for value in box))
     if len(faces) > TABLE_ROWS:
         lines.append(f"... and {len(faces) - TABLE_ROWS} more, see the JSON file")

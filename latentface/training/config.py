@@ -19,6 +19,7 @@ from latentface.model.config import (
     LINEAR_BRIDGES,
     MATCHINGS,
     PRECISIONS,
+    RESNETS,
 )
 from latentface.options import option
 
@@ -187,6 +188,11 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
         if self.fit_entry and self.bridge not in LINEAR_BRIDGES and not self.fit_steps:
             raise LatentFaceError(f"--fit_entry: a {self.bridge} bridge learns in --fit_steps only: give 1 or more")
+        if self.model not in RESNETS:  # the others start from random weights or --weight
+            given = self.backbone_weights
+            if given not in ("imagenet", "none"):
+                raise LatentFaceError(f"--backbone_weights {given}: goes with a ResNet, not {self.model}")
+            self.backbone_weights = "none"
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
         if any(count < 1 for count in self.channels_read):

@@ -28,7 +28,7 @@ from latentface.data.stores import find_labels
 from latentface.errors import LatentFaceError
 from latentface.machine import cores, multiplies_bfloat16
 from latentface.model.checkpoint import load_checkpoint, load_strictly
-from latentface.model.config import RESNETS, ModelConfig
+from latentface.model.config import ModelConfig
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
 from latentface.model.normalisation import LatentStatistics
@@ -243,10 +243,8 @@ def build_model(
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
         projection=_projection(config, statistics),
     )
-    start_over = bool(
-        config.weight or config.resume or config.model not in RESNETS
-    )  # nothing of ImageNet would be left
-    model = RetinaFace(model_config, statistics, "none" if start_over else config.backbone_weights)
+    replaced = bool(config.weight or config.resume)  # nothing of ImageNet would be left
+    model = RetinaFace(model_config, statistics, "none" if replaced else config.backbone_weights)
     if config.weight and not config.resume:
         _load_weight(config, model)
     return model

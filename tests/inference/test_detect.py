@@ -132,9 +132,12 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     content = json.loads(Path("detections", "photo.json").read_text())
     assert (content["picture_width"], content["picture_height"]) == (128, 128)
     assert (content["codec"], content["weight"]) == ("dct", weights.name)
+    capsys.readouterr()
     assert main([*arguments, "--codec", "dct", "--size", "128", "--conf", "0.01"]) == 0
+    printed = capsys.readouterr().out.splitlines()
     faces = json.loads(Path("detections", "photo.json").read_text())["faces"]
-    assert len(faces) > 0
+    assert printed[0] == f"photo: {len(faces)} faces, pixels of the photograph"
+    assert printed[2].split()[1:] == [f"{value:.1f}" for value in faces[0]["photograph_box"]]
     for face in faces:  # 90 x 60 pixels became 128 x 85, with padding below
         assert (face["box"][1] + face["box"][3]) / 2 < 85
         box = np.multiply(face["box"], [90 / 128, 60 / 85] * 2)

@@ -339,6 +339,10 @@ def test_without_validation_set(tmp_path: Path, capsys: pytest.CaptureFixture) -
         (["--dataset_root", "{root}", "--latent_type", "best.npy"], "expected a name like latent_75.npy"),
         (["--dataset_root", "{root}", "--device", "cuda:7"], "--device cuda:7: not available here"),
         (["--dataset_root", "{root}", "--backbone_weights", "gone.pth"], "--backbone_weights gone.pth: no such file"),
+        (
+            ["--dataset_root", "{root}", "--model", "light", "--backbone_weights", "resnet18.pth"],
+            "--backbone_weights resnet18.pth: goes with a ResNet, not light",
+        ),
         (["--dataset_root", "{root}", "--weight", "gone.pth"], "gone.pth: no such file"),
         (["--resume", "gone"], "--resume gone: no config.yaml there; give the folder of an earlier run"),
         (["--dataset_root", "{root}", "--seed", "-1"], "--seed -1: cannot be negative"),
