@@ -23,6 +23,18 @@ LARGEST_VALUE = 10.0
 
 
 @dataclass(frozen=True)
+class CodecModel:
+    """What is known of the network behind a row of statistics."""
+
+    rates: tuple[int, ...]  # whose usual network it is
+    indices: tuple[int, ...]  # empty: unknown
+
+    def __str__(self) -> str:
+        listed = ", ".join(map(str, self.indices or self.rates))
+        return f"model index {listed}" if self.indices else f"rate {listed}"
+
+
+@dataclass(frozen=True)
 class LatentStatistics:
     """Mean and standard deviation per channel of a training set, one row per model index or rate."""
 
@@ -96,6 +108,24 @@ class LatentNormalisation(nn.Module):
             return rows
         known = model_indices[:, None] == self.indices  # [B, K]
         return torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
+
+    def codec_models(self) -> list[CodecModel]:
+        """Of each row."""
+        return [
+            CodecModel(
+                tuple(self.rates[self.rate_rows == row].tolist()), tuple(self.indices[self.index_rows == row].tolist())
+            )
+            for row in range(len(self.mean))
+        ]
+
+    def row_of(self, wanted: CodecModel) -> int | None:
+        """The row of that network, by index where both know theirs, else by rate; None where there is none."""
+        for row, known in enumerate(self.codec_models()):
+            by_index = wanted.indices and len(self.indices)
+            common = set(wanted.indices) & set(known.indices) if by_index else set(wanted.rates) & set(known.rates)
+            if common:
+                return row
+        return None
 
     def check(self, origin: str) -> None:
         """Raises LatentFaceError for tables that point at rows which are not there."""

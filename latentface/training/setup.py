@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from latentface.codecs.base import NO_CODEC
 from latentface.data.batches import EpochBatches, collate
 from latentface.data.check import quick_check
 from latentface.data.check_files import Place
@@ -31,7 +32,7 @@ from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
-from latentface.model.normalisation import LatentStatistics
+from latentface.model.normalisation import LatentNormalisation, LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import TrainConfig
 from latentface.training.distillation import Distillation
@@ -246,14 +247,15 @@ def build_model(
     replaced = bool(config.weight or config.resume)  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if replaced else config.backbone_weights)
     if config.weight and not config.resume:
-        _load_weight(config, model)
+        _load_weight(config, model, dataset.codec)
     return model
 
 
-def _load_weight(config: TrainConfig, model: RetinaFace) -> None:
+def _load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
     """`--weight`, but for what was measured on this training set; of a detector of pixels all: it has its own range."""
     checkpoint = load_checkpoint(config.weight, network=config.model)
-    state, theirs = dict(checkpoint.state), checkpoint.config
+    start, theirs = checkpoint.build(), checkpoint.config
+    state = start.state_dict()
     if theirs.prior_sizes != model.config.prior_sizes:
         sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
         raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
@@ -262,25 +264,38 @@ def _load_weight(config: TrainConfig, model: RetinaFace) -> None:
         stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
         if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
             raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
-        _check_projection(config.weight, theirs, state, model)
+        if theirs.input == "latent":
+            state |= projections_of(start, model, config.weight)
+            of = checkpoint.facts.get("codec", codec)
+            if of != codec and not {of, codec} & {*NO_CODEC}:
+                print(f"note: {config.weight} was trained on latents of {of}, these are of {codec}")
         # With the statistics stay the convolutions that a residual bridge lacks and that add nothing yet.
         own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
         state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
     load_strictly(model, state, config.weight)
 
 
-def _check_projection(weight: str, theirs: ModelConfig, state: dict[str, Tensor], model: RetinaFace) -> None:
-    """Raises LatentFaceError where the linear maps of codec models cannot be those of `--weight`."""
-    if theirs.projection != model.config.projection and theirs.input == "latent":
-        raise LatentFaceError(f"{weight} has another projection: give --projection {theirs.projection}")
-    if not theirs.projection or "projection.weight" not in state:
-        return
-    there, here = len(state["projection.weight"]), len(model.projection.weight)
-    if there != here:
-        raise LatentFaceError(
-            f"{weight} has projections for {counted(there, 'codec model')}, these latents are of {here}: it is for "
-            "another codec or other rates"
-        )
+def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[str, Tensor]:
+    """The linear maps that `start` has for the codec models of `model`: a set of some rates takes theirs alone.
+
+    Raises LatentFaceError where it has none for one of them.
+    """
+    width = start.config.projection
+    if width != model.config.projection:
+        raise LatentFaceError(f"{weight} has another projection: give --projection {width}")
+    there, here = start.normalisation, model.normalisation
+    if not width or not isinstance(there, LatentNormalisation) or not isinstance(here, LatentNormalisation):
+        return {}
+    rows = []
+    for codec_model in here.codec_models():
+        row = there.row_of(codec_model)
+        if row is None:
+            raise LatentFaceError(
+                f"{weight} has no projection for {codec_model}: it is for another codec or other rates"
+            )
+        rows.append(row)
+    weights = start.projection.weight[rows, : here.mean.shape[1]]
+    return {"projection.weight": weights, "projection.bias": start.projection.bias[rows]}
 
 
 def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:

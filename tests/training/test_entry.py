@@ -23,7 +23,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
-from latentface.training.setup import _check_projection, learns_landmarks
+from latentface.training.setup import learns_landmarks, projections_of
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -309,14 +309,45 @@ def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(
         TrainConfig(epochs=0)
 
 
-def test_weights_with_other_projections_get_a_line() -> None:
-    eight, none = student(8), student(0)
-    with pytest.raises(LatentFaceError, match=r"^w.pth has another projection: give --projection 8$"):
-        _check_projection("w.pth", eight.config, eight.state_dict(), none)
-    of_one = {"projection.weight": torch.zeros(1, 8, CHANNELS)}
-    with pytest.raises(LatentFaceError, match="projections for 1 codec model, these latents are of 2:"):
-        _check_projection("w.pth", eight.config, of_one, eight)
-    _check_projection("w.pth", eight.config, eight.state_dict(), eight)
+def knowing(rates: tuple[int, ...], indices: tuple[int, ...], projection: int = 8, channels: int = 6) -> RetinaFace:
+    """A student of one codec model for each rate; `indices` of these, or none."""
+    rows = tuple(range(len(rates)))
+    zeros, ones = torch.zeros(len(rates), channels), torch.ones(len(rates), channels)
+    statistics = LatentStatistics(zeros, ones, rates, rows, indices, rows if indices else ())
+    return RetinaFace(ModelConfig("light", "shuffle", channels=channels, projection=projection), statistics)
+
+
+@pytest.mark.parametrize(
+    ("rates", "indices", "rows"),
+    [
+        ((12, 75, 100), (4, 7, 9), [0, 1, 2]),
+        ((75,), (7,), [1]),
+        ((100, 12), (9, 4), [2, 0]),
+        ((75,), (9,), [2]),  # encoded by another model than is usual at that rate
+        ((100, 12), (), [2, 0]),
+        ((75, 12, 25), (7, 4, 9), [1, 0, 2]),  # rate 25 is new, its codec model is not
+    ],
+)
+def test_weights_go_on_with_some_of_their_codec_models(
+    rates: tuple[int, ...], indices: tuple[int, ...], rows: list[int]
+) -> None:
+    start, model = knowing((12, 75, 100), (4, 7, 9)), knowing(rates, indices, channels=5)
+    taken = projections_of(start, model, "w.pth")
+    assert torch.equal(taken["projection.weight"], start.projection.weight[rows, :5])
+    assert torch.equal(taken["projection.bias"], start.projection.bias[rows])
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (knowing((12,), (4,), projection=0), "another projection: give --projection 8"),
+        (knowing((12, 25), (4, 5)), "no projection for model index 5: it is for another codec or other rates"),
+        (knowing((12, 25), ()), "no projection for rate 25: it is for another codec or other rates"),
+    ],
+)
+def test_weights_with_other_projections_get_a_line(model: RetinaFace, said: str) -> None:
+    with pytest.raises(LatentFaceError, match=f"^w.pth has {said}$"):
+        projections_of(knowing((12, 75, 100), (4, 7, 9)), model, "w.pth")
 
 
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:
