@@ -294,6 +294,9 @@ def test_a_recipe_settles_what_is_left_open() -> None:
     assert (modern.optimizer, modern.schedule, modern.average) == ("adamw", "cosine", 0.998)
     assert (original.optimizer, original.schedule, original.average) == ("sgd", "cosine", 0.0)
     assert TrainConfig(average=0.0).average == 0.0
+    assert (modern.bridge, original.bridge) == ("layer3", "bilinear")
+    assert [TrainConfig(model=model).bridge for model in ("light", "mobilenet")] == ["shuffle", "refined"]
+    assert TrainConfig(recipe="retinaface", bridge="deep").bridge == TrainConfig(bridge="deep").bridge == "deep"
     with pytest.raises(LatentFaceError, match="--recipe best: there are modern, retinaface"):
         TrainConfig(recipe="best")
 

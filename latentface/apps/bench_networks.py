@@ -16,13 +16,13 @@ from latentface.apps.bench_timing import Row, compare, elapsed, operations_of
 from latentface.codecs.base import Codec
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import decode_picture
-from latentface.model.anchors import corners, encode_boxes
+from latentface.model.anchors import corners, decode_boxes, encode_boxes
 from latentface.model.backbone import PictureStem, build_resnet
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import RESNETS, ModelConfig, fits
 from latentface.model.cost import gmac
-from latentface.model.faces import Thresholds
-from latentface.model.postprocess import postprocess
+from latentface.model.faces import Thresholds, best_candidates, keep_boxes
+from latentface.model.postprocess import face_scores, postprocess
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace
 
@@ -114,9 +114,27 @@ def postprocessing_row(model: RetinaFace, latents: Tensor, *, rounds: int, devic
         "faces_kept": found,
         "candidates": int((predictions["scores"].softmax(-1)[0, :, 1] >= confidence).sum()),
         "share_of_network": comparison.seconds / comparison.against_seconds,
+        "steps": _steps(predictions, priors, thresholds, width, height, rounds=rounds, device=device),
     }
     return Row(f"post-processing of a crowded picture, confidence {confidence}", f"{model.config.backbone} network",
                comparison, 20.0, facts)  # fmt: skip
+
+
+def _steps(
+    predictions: dict[str, Tensor], priors: Tensor, thresholds: Thresholds, width: int, height: int, *,
+    rounds: int, device: str,
+) -> dict[str, float]:  # fmt: skip
+    """Seconds of the parts of post-processing by themselves, medians: where its time goes."""
+    scores = face_scores(predictions["scores"])[0].cpu().numpy()
+    chosen = torch.from_numpy(best_candidates(scores, thresholds)).to(priors.device)
+    boxes = decode_boxes(predictions["boxes"][0][chosen], priors[chosen]).cpu().numpy()
+    parts: dict[str, Callable[[], object]] = {
+        "scores": lambda: face_scores(predictions["scores"]).cpu(),
+        "candidates": lambda: best_candidates(scores, thresholds),
+        "boxes": lambda: decode_boxes(predictions["boxes"][0][chosen], priors[chosen]).cpu(),
+        "suppression": lambda: keep_boxes(boxes, width=width, height=height, thresholds=thresholds),
+    }
+    return {name: float(np.median([elapsed(part, device) for _ in range(rounds)])) for name, part in parts.items()}
 
 
 def crowded_predictions(priors: Tensor, width: int, height: int, faces: int = 200) -> tuple[dict[str, Tensor], int]:

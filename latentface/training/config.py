@@ -30,8 +30,10 @@ SETTINGS_NAME = "config.yaml"  # of an experiment directory
 # fitted entry and is untried from random weights, so `modern` leaves the matching as it was.
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
-    "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0},
+    "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0, "bridge": "bilinear"},
 }
+# What `modern` leaves to the network: the cheapest bridge whose AP is the best or as good (records/choices.json).
+BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle", "mobilenet": "refined"}
 
 
 @dataclass
@@ -93,7 +95,12 @@ class TrainConfig:
     prior_sizes: tuple[int, ...] = option(
         (16, 32, 64, 128, 256, 512), "sides of the priors, picture pixels: two each for strides 8, 16 and 32"
     )
-    bridge: str = option("bilinear", "from latent to backbone", choices=tuple(BRIDGE_ENTERS))
+    bridge: str = option(
+        "",
+        "from latent to backbone; empty: the documented bilinear by recipe retinaface, by modern layer3 for a ResNet, "
+        "shuffle for light, refined for mobilenet",
+        choices=("", *BRIDGE_ENTERS),
+    )
     projection: int = option(
         0,
         "channels of a linear map of each codec model's own before the bridge; 0: none, "
@@ -171,6 +178,7 @@ class TrainConfig:
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
+        self.bridge = self.bridge or BRIDGES.get(self.model, "")
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
             least = 0 if name == "epochs" and self.fit_entry else 1
             if getattr(self, name) < least:

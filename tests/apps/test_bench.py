@@ -146,6 +146,10 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for row in result["rows"]["training"]:
         assert "aten::convolution_backward" in row["facts"]["operations"]
         assert 0 < sum(row["facts"]["operations"].values()) < 1.01
+    for row in result["rows"]["postprocessing"]:
+        steps = row["facts"]["steps"]
+        assert list(steps) == ["scores", "candidates", "boxes", "suppression"]
+        assert min(steps.values()) > 0
     deep = next(row for row in result["rows"]["bridges"] if row["item"] == "bridge deep, resnet18")
     assert deep["facts"]["gmac"] < deep["facts"]["against_gmac"]
     (encoding,) = result["rows"]["encode"]  # of drawn photographs, by dct; of so few the time says nothing
