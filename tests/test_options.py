@@ -294,11 +294,33 @@ def test_a_recipe_settles_what_is_left_open() -> None:
     assert (modern.optimizer, modern.schedule, modern.average) == ("adamw", "cosine", 0.998)
     assert (original.optimizer, original.schedule, original.average) == ("sgd", "cosine", 0.0)
     assert TrainConfig(average=0.0).average == 0.0
-    assert (modern.bridge, original.bridge) == ("layer3", "bilinear")
-    assert [TrainConfig(model=model).bridge for model in ("light", "mobilenet")] == ["shuffle", "refined"]
-    assert TrainConfig(recipe="retinaface", bridge="deep").bridge == TrainConfig(bridge="deep").bridge == "deep"
     with pytest.raises(LatentFaceError, match="--recipe best: there are modern, retinaface"):
         TrainConfig(recipe="best")
+
+
+def test_a_bridge_that_is_left_open_suits_the_network() -> None:
+    from latentface.model.config import BACKBONES, fits
+    from latentface.training.config import TrainConfig
+
+    modern = {model: TrainConfig(model=model).bridge for model in BACKBONES}
+    assert modern == {
+        "resnet18": "layer3", "resnet34": "layer3", "resnet50": "layer3", "light": "shuffle", "mobilenet": "bilinear"
+    }  # fmt: skip
+    assert all(fits(model, bridge) for model, bridge in modern.items())
+    assert {TrainConfig(model=model, recipe="retinaface").bridge for model in BACKBONES} == {"bilinear"}
+    assert TrainConfig(teacher="t.pth", photographs="p", fit_entry=9).bridge == "bilinear"
+    assert TrainConfig(weight="w.pth").bridge == ""  # theirs, once they are read
+    assert TrainConfig(weight="w.pth", bridge="deep").bridge == TrainConfig(bridge="deep").bridge == "deep"
+
+
+def test_weights_of_a_resnet_are_not_taken_for_those_of_another_network() -> None:
+    from latentface.training.config import TrainConfig
+
+    assert TrainConfig(model="light").backbone_weights == "none"
+    assert TrainConfig(model="light", backbone_weights="r.pth", resume="run").backbone_weights == "none"
+    assert TrainConfig().backbone_weights == "imagenet"
+    with pytest.raises(LatentFaceError, match=r"--backbone_weights r.pth: goes with a ResNet, not light: leave it out"):
+        TrainConfig(model="light", backbone_weights="r.pth")
 
 
 @dataclass

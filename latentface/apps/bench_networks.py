@@ -16,7 +16,7 @@ from latentface.apps.bench_timing import Row, compare, elapsed, operations_of
 from latentface.codecs.base import Codec
 from latentface.data.manifest import ManifestRow
 from latentface.data.pictures import decode_picture
-from latentface.model.anchors import corners, decode_boxes, encode_boxes
+from latentface.model.anchors import corners, decode_boxes, decode_landmarks, encode_boxes
 from latentface.model.backbone import PictureStem, build_resnet
 from latentface.model.bridge import BRIDGES
 from latentface.model.config import RESNETS, ModelConfig, fits
@@ -128,13 +128,16 @@ def _steps(
     scores = face_scores(predictions["scores"])[0].cpu().numpy()
     chosen = torch.from_numpy(best_candidates(scores, thresholds)).to(priors.device)
     boxes = decode_boxes(predictions["boxes"][0][chosen], priors[chosen]).cpu().numpy()
+    faces = chosen[keep_boxes(boxes, width=width, height=height, thresholds=thresholds)[1]]
     parts: dict[str, Callable[[], object]] = {
         "scores": lambda: face_scores(predictions["scores"]).cpu(),
         "candidates": lambda: best_candidates(scores, thresholds),
         "boxes": lambda: decode_boxes(predictions["boxes"][0][chosen], priors[chosen]).cpu(),
         "suppression": lambda: keep_boxes(boxes, width=width, height=height, thresholds=thresholds),
+        "landmarks": lambda: decode_landmarks(predictions["landmarks"][0][faces], priors[faces]).cpu(),
     }
-    return {name: float(np.median([elapsed(part, device) for _ in range(rounds)])) for name, part in parts.items()}
+    with torch.inference_mode():
+        return {name: float(np.median([elapsed(part, device) for _ in range(rounds)])) for name, part in parts.items()}
 
 
 def crowded_predictions(priors: Tensor, width: int, height: int, faces: int = 200) -> tuple[dict[str, Tensor], int]:

@@ -36,6 +36,7 @@ from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of
 from latentface.training.config import SETTINGS_NAME, TrainConfig
 from latentface.training.loop import train
+from latentface.training.state import STATE_NAME
 
 KEYS = {"train", "evaluate", "seeds", "ways", "anchor", "faces"}
 
@@ -103,8 +104,9 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
     weight = Path(way.weight) if way.train is None else folder / "weight_final.pth"
     if way.train is not None and not weight.is_file():
         print(f"== {way.name}, seed {seed}", flush=True)
-        begun = (folder / "state.pth").is_file()
-        settings = {**way.train, "seed": seed, "no_wandb": True, ("resume" if begun else "out"): str(folder)}
+        settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
+        if (folder / STATE_NAME).is_file():
+            settings = {**_trained(folder), **settings, "resume": str(folder)}
         train(TrainConfig(**settings))
         if not weight.is_file():  # Ctrl-C or --max_hours: the state is saved
             raise KeyboardInterrupt
@@ -119,13 +121,19 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
 
 def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
     """Raises LatentFaceError where a run was trained by other settings than the plan now has."""
-    trained = values_of(TrainConfig, plain_yaml(str(folder / SETTINGS_NAME)), folder / SETTINGS_NAME)
-    for name, value in settings.items():
-        if trained.get(name) != value:
+    trained, planned = _trained(folder), TrainConfig(**settings)
+    for name in (*settings, "bridge"):
+        value = getattr(planned, name)
+        if trained.get(name) != value and (name != "bridge" or value):  # empty: that of --weight
             raise LatentFaceError(
                 f"{folder}: trained with {name} {trained.get(name)}, the plan says {value}: give another --out, or "
                 "remove that folder"
             )
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`."""
+    return values_of(TrainConfig, plain_yaml(str(folder / SETTINGS_NAME)), folder / SETTINGS_NAME)
 
 
 def results(plan: Plan, out: Path) -> Iterator[tuple[str, Path]]:

@@ -51,6 +51,14 @@ class Checkpoint:
         return model
 
 
+def built(checkpoint: Checkpoint, path: str | Path) -> RetinaFace:
+    """`checkpoint.build()`, whose errors begin with the file's name."""
+    try:
+        return checkpoint.build()
+    except LatentFaceError as error:
+        raise LatentFaceError(f"{path}: {error}") from error
+
+
 def save_checkpoint(path: str | Path, model: RetinaFace, facts: dict[str, Any]) -> None:
     """Writes `path` atomically: a reader finds the old file or the new one, never half of one."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

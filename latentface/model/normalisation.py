@@ -28,6 +28,7 @@ class CodecModel:
 
     rates: tuple[int, ...]  # whose usual network it is
     indices: tuple[int, ...]  # empty: unknown
+    channels: int  # of its latents
 
     def __str__(self) -> str:
         listed = ", ".join(map(str, self.indices or self.rates))
@@ -111,19 +112,18 @@ class LatentNormalisation(nn.Module):
 
     def codec_models(self) -> list[CodecModel]:
         """Of each row."""
+        counts = (self.inverse_deviation > 0).sum(dim=1).tolist()
         return [
-            CodecModel(
-                tuple(self.rates[self.rate_rows == row].tolist()), tuple(self.indices[self.index_rows == row].tolist())
-            )
-            for row in range(len(self.mean))
-        ]
+            CodecModel(tuple(self.rates[self.rate_rows == row].tolist()),
+                       tuple(self.indices[self.index_rows == row].tolist()), count)
+            for row, count in enumerate(counts)
+        ]  # fmt: skip
 
     def row_of(self, wanted: CodecModel) -> int | None:
         """The row of that network, by index where both know theirs, else by rate; None where there is none."""
+        by_index = bool(wanted.indices) and len(self.indices) > 0
         for row, known in enumerate(self.codec_models()):
-            by_index = wanted.indices and len(self.indices)
-            common = set(wanted.indices) & set(known.indices) if by_index else set(wanted.rates) & set(known.rates)
-            if common:
+            if set(wanted.indices) & set(known.indices) if by_index else set(wanted.rates) & set(known.rates):
                 return row
         return None
 

@@ -30,10 +30,10 @@ SETTINGS_NAME = "config.yaml"  # of an experiment directory
 # fitted entry and is untried from random weights, so `modern` leaves the matching as it was.
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
-    "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0, "bridge": "bilinear"},
+    "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0},
 }
-# What `modern` leaves to the network: the cheapest bridge whose AP is the best or as good (records/choices.json).
-BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle", "mobilenet": "refined"}
+# `modern`'s bridges where they are other than the documented one.
+MODERN_BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle"}
 
 
 @dataclass
@@ -97,13 +97,13 @@ class TrainConfig:
     )
     bridge: str = option(
         "",
-        "from latent to backbone; empty: the documented bilinear by recipe retinaface, by modern layer3 for a ResNet, "
-        "shuffle for light, refined for mobilenet",
+        "from latent to backbone; empty: that of --weight, else the documented bilinear, but by recipe modern without "
+        "--fit_entry layer3 for a ResNet and shuffle for light",
         choices=("", *BRIDGE_ENTERS),
     )
     projection: int = option(
         0,
-        "channels of a linear map of each codec model's own before the bridge; 0: none, "
+        "channels of a linear map of each codec model's own before the bridge; 0: as --weight has it, else none, "
         "or the fewest that a latent has where rates differ in that",
     )
     channels_read: tuple[int, ...] = option(
@@ -127,7 +127,7 @@ class TrainConfig:
     keep_statistics: bool = option(False, "batch norm behind the entry keeps the statistics that it starts with")
     recipe: str = option(
         "modern",
-        "optimiser, schedule and average: newer ones, or exactly RetinaFace's",
+        "optimiser, schedule, average and bridge: newer ones, or exactly RetinaFace's and the documented bridge",
         choices=tuple(RECIPES),
         group="loss and optimiser",
     )
@@ -178,7 +178,9 @@ class TrainConfig:
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
-        self.bridge = self.bridge or BRIDGES.get(self.model, "")
+        if not self.bridge and not self.weight:  # with `--weight` the weights', see `setup.settled`
+            documented = self.recipe == "retinaface" or self.fit_entry  # `layer3` has no twin to start as
+            self.bridge = "bilinear" if documented else MODERN_BRIDGES.get(self.model, "bilinear")
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
             least = 0 if name == "epochs" and self.fit_entry else 1
             if getattr(self, name) < least:
@@ -198,8 +200,8 @@ class TrainConfig:
             raise LatentFaceError(f"--fit_entry: a {self.bridge} bridge learns in --fit_steps only: give 1 or more")
         if self.model not in RESNETS:  # the others start from random weights or --weight
             given = self.backbone_weights
-            if given not in ("imagenet", "none"):
-                raise LatentFaceError(f"--backbone_weights {given}: goes with a ResNet, not {self.model}")
+            if given not in ("imagenet", "none") and not self.resume:  # earlier versions ignored it
+                raise LatentFaceError(f"--backbone_weights {given}: goes with a ResNet, not {self.model}: leave it out")
             self.backbone_weights = "none"
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")

@@ -28,7 +28,7 @@ from latentface.data.statistics import measure_statistics
 from latentface.data.stores import find_labels
 from latentface.errors import LatentFaceError
 from latentface.machine import cores, multiplies_bfloat16
-from latentface.model.checkpoint import load_checkpoint, load_strictly
+from latentface.model.checkpoint import built, load_checkpoint, load_strictly
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
@@ -53,6 +53,11 @@ def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainCon
     if config.resume and not (Path(config.resume) / STATE_NAME).is_file():
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
+    if config.weight and not config.resume:
+        theirs = load_checkpoint(config.weight, network=config.model).config
+        config = replace(
+            config, bridge=config.bridge or theirs.bridge, projection=config.projection or theirs.projection
+        )
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
     config = replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
     if restarted() and config.out and (Path(config.out) / STATE_NAME).is_file() and has_settings(config):
@@ -254,31 +259,40 @@ def build_model(
 def _load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
     """`--weight`, but for what was measured on this training set; of a detector of pixels all: it has its own range."""
     checkpoint = load_checkpoint(config.weight, network=config.model)
-    start, theirs = checkpoint.build(), checkpoint.config
-    state = start.state_dict()
+    theirs = checkpoint.config
     if theirs.prior_sizes != model.config.prior_sizes:
         sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
         raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
+    start = built(checkpoint, config.weight)
+    state = start.state_dict()
     if model.config.input == "latent":
         refines = (theirs.bridge, config.bridge) == ("residual", "refined")
         stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
         if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
-            raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}")
+            raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}, or leave it out")
         if theirs.input == "latent":
+            _check_codec(config.weight, str(checkpoint.facts.get("codec") or "unknown"), codec, theirs.projection)
             state |= projections_of(start, model, config.weight)
-            of = checkpoint.facts.get("codec", codec)
-            if of != codec and not {of, codec} & {*NO_CODEC}:
-                print(f"note: {config.weight} was trained on latents of {of}, these are of {codec}")
         # With the statistics stay the convolutions that a residual bridge lacks and that add nothing yet.
         own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
         state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
     load_strictly(model, state, config.weight)
 
 
+def _check_codec(weight: str, theirs: str, codec: str, projection: int) -> None:
+    """Another codec's linear maps are refused: they are found by model index or rate, which any codec may have."""
+    if theirs == codec or {theirs, codec} & {*NO_CODEC}:
+        return
+    text = f"{weight} was trained on latents of {theirs}, these are of {codec}"
+    if projection:
+        raise LatentFaceError(f"{text}: its projections mean nothing here, take weights of {codec}")
+    print(f"note: {text}")
+
+
 def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[str, Tensor]:
     """The linear maps that `start` has for the codec models of `model`: a set of some rates takes theirs alone.
 
-    Raises LatentFaceError where it has none for one of them.
+    Raises LatentFaceError where it has none for one of them. Rows that no picture takes keep their own.
     """
     width = start.config.projection
     if width != model.config.projection:
@@ -286,16 +300,21 @@ def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[st
     there, here = start.normalisation, model.normalisation
     if not width or not isinstance(there, LatentNormalisation) or not isinstance(here, LatentNormalisation):
         return {}
-    rows = []
-    for codec_model in here.codec_models():
-        row = there.row_of(codec_model)
-        if row is None:
-            raise LatentFaceError(
-                f"{weight} has no projection for {codec_model}: it is for another codec or other rates"
-            )
-        rows.append(row)
-    weights = start.projection.weight[rows, : here.mean.shape[1]]
-    return {"projection.weight": weights, "projection.bias": start.projection.bias[rows]}
+    maps, bias = model.projection.weight.detach().clone(), model.projection.bias.detach().clone()
+    known, channels = there.codec_models(), maps.shape[1]
+    for row, codec_model in enumerate(here.codec_models()):
+        if not codec_model.rates and not codec_model.indices:
+            continue
+        found = there.row_of(codec_model)
+        if found is None:
+            other = "it is for another codec or other rates"
+            raise LatentFaceError(f"{weight} has no projection for {codec_model}: {other}")
+        if known[found].channels != codec_model.channels:
+            counts = f"{known[found].channels} channels, these latents have {codec_model.channels}"
+            raise LatentFaceError(f"{weight}: its projection for {codec_model} takes {counts}")
+        taken = start.projection.weight.detach()[found, :channels]
+        maps[row, : len(taken)], bias[row] = taken, start.projection.bias.detach()[found]
+    return {"projection.weight": maps, "projection.bias": bias}
 
 
 def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:

@@ -148,7 +148,7 @@ def test_every_part_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert 0 < sum(row["facts"]["operations"].values()) < 1.01
     for row in result["rows"]["postprocessing"]:
         steps = row["facts"]["steps"]
-        assert list(steps) == ["scores", "candidates", "boxes", "suppression"]
+        assert list(steps) == ["scores", "candidates", "boxes", "suppression", "landmarks"]
         assert min(steps.values()) > 0
     deep = next(row for row in result["rows"]["bridges"] if row["item"] == "bridge deep, resnet18")
     assert deep["facts"]["gmac"] < deep["facts"]["against_gmac"]

@@ -10,7 +10,7 @@ import pytest
 from latentface.cli import main
 
 PLAN = """
-train: {{model: light, bridge: shuffle, epochs: 1, batch_size: 4, workers: 0, dataset_root: {root}}}
+train: {{model: light, backbone_weights: imagenet, epochs: 1, batch_size: 4, workers: 0, dataset_root: {root}}}
 evaluate: {{dataset_root: {root}, workers: 0}}
 seeds: [0, 1]
 ways:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latentface.data.batches import LatentBatch
 from latentface.data.encode import EncodeConfig, encode
 from latentface.errors import LatentFaceError
+from latentface.inference.pretrained import pretrained
 from latentface.model.checkpoint import load_checkpoint, save_checkpoint
 from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
@@ -23,7 +24,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
-from latentface.training.setup import learns_landmarks, projections_of
+from latentface.training.setup import _check_codec, learns_landmarks, projections_of
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -309,45 +310,85 @@ def test_an_entry_alone_is_fitted_and_saved_and_the_run_can_go_on(
         TrainConfig(epochs=0)
 
 
-def knowing(rates: tuple[int, ...], indices: tuple[int, ...], projection: int = 8, channels: int = 6) -> RetinaFace:
+def knowing(
+    rates: tuple[int, ...], indices: tuple[int, ...], channels: tuple[int, ...] = (), projection: int = 8
+) -> RetinaFace:
     """A student of one codec model for each rate; `indices` of these, or none."""
     rows = tuple(range(len(rates)))
-    zeros, ones = torch.zeros(len(rates), channels), torch.ones(len(rates), channels)
-    statistics = LatentStatistics(zeros, ones, rates, rows, indices, rows if indices else ())
-    return RetinaFace(ModelConfig("light", "shuffle", channels=channels, projection=projection), statistics)
+    channels = channels or (6,) * len(rates)
+    zeros, ones = torch.zeros(len(rates), max(channels)), torch.ones(len(rates), max(channels))
+    statistics = LatentStatistics(zeros, ones, rates, rows, indices, rows if indices else (), channels)
+    return RetinaFace(ModelConfig("light", "shuffle", channels=max(channels), projection=projection), statistics)
+
+
+START = knowing((12, 75, 100), (4, 7, 9), (5, 6, 6))
 
 
 @pytest.mark.parametrize(
-    ("rates", "indices", "rows"),
+    ("rates", "indices", "channels", "rows"),
     [
-        ((12, 75, 100), (4, 7, 9), [0, 1, 2]),
-        ((75,), (7,), [1]),
-        ((100, 12), (9, 4), [2, 0]),
-        ((75,), (9,), [2]),  # encoded by another model than is usual at that rate
-        ((100, 12), (), [2, 0]),
-        ((75, 12, 25), (7, 4, 9), [1, 0, 2]),  # rate 25 is new, its codec model is not
+        ((12, 75, 100), (4, 7, 9), (5, 6, 6), [0, 1, 2]),
+        ((75,), (7,), (6,), [1]),
+        ((12,), (4,), (5,), [0]),
+        ((100, 12), (9, 4), (6, 5), [2, 0]),
+        ((75,), (9,), (6,), [2]),  # encoded by another model than is usual at that rate
+        ((100, 12), (), (6, 5), [2, 0]),
+        ((75, 12, 25), (7, 4, 9), (6, 5, 6), [1, 0, 2]),  # rate 25 is new, its codec model is not
     ],
 )
 def test_weights_go_on_with_some_of_their_codec_models(
-    rates: tuple[int, ...], indices: tuple[int, ...], rows: list[int]
+    rates: tuple[int, ...], indices: tuple[int, ...], channels: tuple[int, ...], rows: list[int]
 ) -> None:
-    start, model = knowing((12, 75, 100), (4, 7, 9)), knowing(rates, indices, channels=5)
-    taken = projections_of(start, model, "w.pth")
-    assert torch.equal(taken["projection.weight"], start.projection.weight[rows, :5])
-    assert torch.equal(taken["projection.bias"], start.projection.bias[rows])
+    taken = projections_of(START, knowing(rates, indices, channels), "w.pth")
+    assert torch.equal(taken["projection.weight"], START.projection.weight[rows, : max(channels)])
+    assert torch.equal(taken["projection.bias"], START.projection.bias[rows])
+
+
+def test_rows_that_no_picture_takes_keep_their_own() -> None:
+    """Most pictures of rate 75 name model index 7, some none: these take its row too."""
+    statistics = LatentStatistics(torch.zeros(2, 6), torch.ones(2, 6), (75,), (0,), (7,), (0,))
+    model = RetinaFace(ModelConfig("light", "shuffle", channels=6, projection=8), statistics)
+    taken = projections_of(START, model, "w.pth")["projection.weight"]
+    assert torch.equal(taken[0], START.projection.weight[1])
+    assert torch.equal(taken[1], model.projection.weight[1])
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (knowing((12,), (4,), projection=0), "another projection: give --projection 8"),
-        (knowing((12, 25), (4, 5)), "no projection for model index 5: it is for another codec or other rates"),
-        (knowing((12, 25), ()), "no projection for rate 25: it is for another codec or other rates"),
+        (knowing((12,), (4,), projection=0), "w.pth has another projection: give --projection 8"),
+        (
+            knowing((12, 25), (4, 5), (5, 6)),
+            "w.pth has no projection for model index 5: it is for another codec or other rates",
+        ),
+        (knowing((12, 25), (), (5, 6)), "w.pth has no projection for rate 25: it is for another codec or other rates"),
+        (
+            knowing((75,), (7,), (5,)),
+            "w.pth: its projection for model index 7 takes 6 channels, these latents have 5",
+        ),
     ],
 )
 def test_weights_with_other_projections_get_a_line(model: RetinaFace, said: str) -> None:
-    with pytest.raises(LatentFaceError, match=f"^w.pth has {said}$"):
-        projections_of(knowing((12, 75, 100), (4, 7, 9)), model, "w.pth")
+    with pytest.raises(LatentFaceError, match=f"^{said}$"):
+        projections_of(START, model, "w.pth")
+
+
+def test_projections_of_another_codec_are_refused(drawn_photographs: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        dataset_root=str(drawn_photographs), out=str(tmp_path / "run"), model="mobilenet", rates=(75,),
+        weight=str(pretrained("jpegai")), epochs=1, no_wandb=True, workers=0,
+    )  # fmt: skip
+    with pytest.raises(LatentFaceError, match=r"jpegai.pth was trained on latents of jpegai, these are of dct: its "):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_projections_another_codec_is_named(capsys: pytest.CaptureFixture) -> None:
+    for theirs, here in (("dct", "dct"), ("unknown", "dct"), ("dct", "")):
+        _check_codec("w.pth", theirs, here, projection=0)
+        assert capsys.readouterr().out == ""
+    _check_codec("w.pth", "dct", "jpegai", projection=0)
+    assert capsys.readouterr().out == "note: w.pth was trained on latents of dct, these are of jpegai\n"
 
 
 def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Path, tmp_path: Path) -> None:

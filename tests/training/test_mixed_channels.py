@@ -97,6 +97,24 @@ def test_the_entry_has_a_linear_map_for_each(weight: Path) -> None:
     assert (counts.by_rate, counts.by_index) == ({1: 12, 6: 20}, {1: 12, 6: 20})
 
 
+@pytest.mark.parametrize(("rate", "row", "channels"), [(1, 0, 12), (6, 1, 20)])
+def test_weights_go_on_with_one_of_their_rates(
+    packed: Path, weight: Path, tmp_path: Path, rate: int, row: int, channels: int
+) -> None:
+    """Bridge and projection are theirs, where nothing else is said."""
+    config = TrainConfig(
+        dataset_root=str(packed), out=str(tmp_path / "run"), model="light", recipe="retinaface", weight=str(weight),
+        epochs=1, batch_size=3, lr=0.0, no_wandb=True, workers=0, rates=(rate,), precision="float32",
+    )  # fmt: skip
+    went_on, start = load_checkpoint(train(config) / "weight_final.pth"), load_checkpoint(weight)
+    assert (went_on.config.bridge, went_on.config.projection) == ("shuffle", 12)
+    assert went_on.build().normalisation.known_rates == (rate,)
+    assert torch.equal(went_on.state["projection.weight"], start.state["projection.weight"][[row], :channels])
+    assert torch.equal(went_on.state["projection.bias"], start.state["projection.bias"][[row]])
+    heads = [name for name in start.state if "heads" in name]
+    assert all(torch.equal(went_on.state[name], start.state[name]) for name in heads)
+
+
 def test_filters_of_channels_that_there_are_not_learn_nothing(dataset: Path, weight: Path) -> None:
     samples = [NestedLatentWiderFaceDataset.of_split(dataset / "train", rates=(rate,))[0] for rate in (1, 6)]
     model, batch = load_checkpoint(weight).build(), collate(samples)
