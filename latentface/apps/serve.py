@@ -122,8 +122,8 @@ def open_looker(config: ServeConfig) -> Looker:
     """Detectors and codecs as the settings say."""
     from latentface.apps.look import Looker
     from latentface.codecs import open_codec
+    from latentface.data.pretrained import pretrained
     from latentface.inference.detector import Detector
-    from latentface.inference.pretrained import pretrained
 
     if config.weight:
         detector = Detector.load(config.weight)

@@ -19,13 +19,13 @@ from latentface.data.cache import CACHE_GB, Cache
 from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
 from latentface.data.mirror import shown
 from latentface.data.pictures import decode_picture, read_picture, render, whole_row
+from latentface.data.pretrained import codec_near, pretrained
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, make_folder, refuse_link_outside, replacing
 from latentface.inference.detector import Detector
 from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import files_below, is_picture, paths_ahead, place_of, read_list, store_of
-from latentface.inference.pretrained import codec_near, pretrained
 from latentface.machine import cores
 from latentface.model.config import PRECISIONS
 from latentface.model.faces import Faces, Thresholds

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Union, overload
 import numpy as np
 
 from latentface.codecs.base import NO_CODEC, UNKNOWN_INDEX
+from latentface.data.pretrained import pretrained
 from latentface.errors import LatentFaceError
-from latentface.inference.pretrained import pretrained
 from latentface.inference.runtime import Runtime, open_runtime
 from latentface.model.faces import Faces, Thresholds
 

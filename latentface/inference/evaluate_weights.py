@@ -13,6 +13,7 @@ from latentface.data.cache import Cache
 from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.manifest import ManifestRow
 from latentface.data.mirror import local, local_file, shown
+from latentface.data.pretrained import codec_near, pretrained
 from latentface.data.reading import deaths_explained, load_batches
 from latentface.data.remote import join
 from latentface.data.sizes import label_frame
@@ -24,7 +25,6 @@ from latentface.files import make_folder, refuse_link_outside
 from latentface.inference.cost import Stopwatch, cost
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
-from latentface.inference.pretrained import codec_near, pretrained
 from latentface.machine import versions
 from latentface.progress import progress
 

@@ -24,6 +24,7 @@ from latentface.model.config import (
 from latentface.options import option
 
 SETTINGS_NAME = "config.yaml"  # of an experiment directory
+PRETRAINED = "pretrained"  # as --weight
 
 # What a recipe says of each setting that is left open. By AP (records/choices.json) AdamW gained over SGD, the cosine
 # 0.4 points over steps at rate 75 with one seed, and the average changed nothing in 200 steps. ATSS gained from a
@@ -51,7 +52,9 @@ class TrainConfig:
     no_wandb: bool = option(False, "do not log to Weights & Biases")
     tensorboard: bool = option(False, "write event files for TensorBoard into the experiment directory")
     freeze: bool = option(False, "keep the backbone's weights as they are")
-    weight: str = option("", "checkpoint or state dict to start from")
+    weight: str = option(
+        "", "checkpoint or state dict to start from; pretrained: the detector that comes along, a mobilenet"
+    )
 
     use_latent: bool = option(
         False, "accepted for the documented command; latents are always used", group="latents and labels"

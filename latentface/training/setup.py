@@ -21,6 +21,7 @@ from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.mirror import shown
 from latentface.data.order import ShardOrder
 from latentface.data.packed import PackedStore
+from latentface.data.pretrained import codec_near, pretrained
 from latentface.data.reading import load_batches
 from latentface.data.remote_stores import RemotePack
 from latentface.data.sizes import LabelFrame, label_frame
@@ -34,7 +35,7 @@ from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
 from latentface.model.normalisation import LatentNormalisation, LatentStatistics
 from latentface.model.retinaface import RetinaFace
-from latentface.training.config import TrainConfig
+from latentface.training.config import PRETRAINED, TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.folder import has_settings
@@ -54,6 +55,7 @@ def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainCon
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
     if config.weight and not config.resume:
+        config = replace(config, weight=_start_weight(config))
         theirs = load_checkpoint(config.weight, network=config.model).config
         config = replace(
             config, bridge=config.bridge or theirs.bridge, projection=config.projection or theirs.projection
@@ -152,6 +154,13 @@ def describe(
         print("  note: no label has five landmarks: the model will find faces without them")
     if validation is not None:
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
+
+
+def _start_weight(config: TrainConfig) -> str:
+    """`--weight`, or the file that comes along for the codec of the training set."""
+    if config.weight != PRETRAINED:
+        return config.weight
+    return str(pretrained(codec_near([config.split_paths("train")[0]], "--weight FILE")))
 
 
 def build_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> ShardOrder | None:

@@ -54,11 +54,11 @@ def random_table(trainings: dict[str, Any]) -> str:
 
 
 def alike_table(rows: dict[str, dict[str, float]]) -> str:
-    """Networks and bridges trained alike: what a picture costs, AP at two rates, and how long it took."""
-    lines = ["| | GMAC | rate 12 | rate 75 | minutes of one core |", "|---|---|---|---|---|"]
+    """Networks and bridges trained alike: how long, what a picture costs, and AP at two rates."""
+    lines = ["| | epochs | GMAC | rate 12 | rate 75 |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         ap = " | ".join(f"{row[rate]:.3f}" for rate in RATES)
-        lines.append(f"| {name} | {row['gmac']:.1f} | {ap} | {row['minutes of one core']} |")
+        lines.append(f"| {name} | {row['epochs']} | {row['gmac']:.1f} | {ap} |")
     return "\n".join([*lines, ""])
 
 
@@ -89,7 +89,7 @@ def filled(page: str) -> str:
         "changes": changes_table(choices["changes"]),
         "views": views_table(choices[VIEWS]),
         "random": random_table(next(value for name, value in choices.items() if name.startswith(RANDOM))),
-        "alike": alike_table(choices["two epochs from random weights"]["rows"]),
+        "alike": alike_table(choices["trained alike from random weights"]["rows"]),
         "faces": missed_table(missed["ways"]),
     }
     return PLACE.sub(lambda place: place[1] + tables[place[2]], page)

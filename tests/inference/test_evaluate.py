@@ -11,10 +11,10 @@ import pytest
 from conftest import unpack_predictions
 
 from latentface.cli import main
+from latentface.data.pretrained import pretrained
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
 from latentface.evaluation.wider import read_predictions
 from latentface.inference.detector import Detector
-from latentface.inference.pretrained import pretrained
 
 
 def test_evaluation_agrees_with_detector_and_files(

@@ -15,13 +15,13 @@ from latentface.codecs import open_codec
 from latentface.codecs.base import RATES
 from latentface.data.labels import read_labels
 from latentface.data.pictures import find_pictures, read_picture, render, whole_row
+from latentface.data.pretrained import FOLDER, pretrained
 from latentface.data.sizes import view_labels
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import PictureResult, evaluate_pictures
 from latentface.files import base_name
 from latentface.inference.detector import Detector
 from latentface.inference.draw import save_picture
-from latentface.inference.pretrained import FOLDER, pretrained
 from latentface.model.checkpoint import load_checkpoint
 
 # AP at IoU 0.5 of faces of 10 px and more on the dev photographs of `chosen`, as measured, less 0.01 to 0.03.

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentface import Detector
+from latentface.data.pretrained import pretrained
 from latentface.inference.export import ExportConfig, run
-from latentface.inference.pretrained import pretrained
 from latentface.model.faces import Faces
 from latentface.model.predict import predict
 from latentface.model.retinaface import RetinaFace

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from latentface.apps.drawing import draw_picture
 from latentface.codecs.dct import DctCodec
 from latentface.data.packed import PackInfo, Shard, tensor_name
+from latentface.data.pretrained import pretrained
 from latentface.files import replacing, sha256
-from latentface.inference.pretrained import pretrained
 from latentface.machine import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from latentface.data.batches import LatentBatch
 from latentface.data.encode import EncodeConfig, encode
+from latentface.data.pretrained import pretrained
 from latentface.errors import LatentFaceError
-from latentface.inference.pretrained import pretrained
 from latentface.model.checkpoint import load_checkpoint, save_checkpoint
 from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
@@ -381,6 +381,20 @@ def test_projections_of_another_codec_are_refused(drawn_photographs: Path, tmp_p
     with pytest.raises(LatentFaceError, match=r"jpegai.pth was trained on latents of jpegai, these are of dct: its "):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_weights_that_come_along_are_found_by_codec(drawn_photographs: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        dataset_root=str(drawn_photographs), out=str(tmp_path / "run"), model="mobilenet", rates=(75,),
+        weight="pretrained", epochs=1, lr=0.0, no_wandb=True, workers=0, precision="float32",
+    )  # fmt: skip
+    went_on, start = load_checkpoint(train(config) / "weight_final.pth"), load_checkpoint(pretrained("dct"))
+    assert went_on.config == start.config
+    learnt = [name for name, tensor in start.state.items() if name.startswith(("entry.", "projection."))]
+    assert all(torch.equal(went_on.state[name], start.state[name].float()) for name in learnt if "running" not in name
+               and "num_batches" not in name)  # fmt: skip
+    with pytest.raises(LatentFaceError, match=r"mobilenet_dct.pth holds a mobilenet, not a light: ask for mobilenet"):
+        train(replace(config, model="light", out=str(tmp_path / "other")))
 
 
 def test_without_projections_another_codec_is_named(capsys: pytest.CaptureFixture) -> None:
