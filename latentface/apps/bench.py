@@ -214,7 +214,7 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
     models = [
         (config.backbone, "bilinear", 0, 2.0, None),
         (config.backbone, FAST_BRIDGE, 0, 2.0, 5.0),
-        (config.backbone, "layer3", 0, 2.0, 5.0),
+        (config.backbone, "layer3", 128, 2.0, 5.0),  # as for several rates
         ("mobilenet", "refined", 128, None, 20.0),  # as the weights that come along
         ("light", "shuffle", 0, None, 20.0),
     ]
@@ -230,7 +230,7 @@ def _detection(config: BenchConfig) -> Iterator[Row]:
                 goal = goal if config.backbone == "resnet50" else None  # what the goals were set against
                 for batch in (1, 8):
                     row = _detection_row(detector, given, twin, f"{backbone}, {bridge}, {name}", batch, goal, config)
-                    row.facts.update(gmac=work, against_gmac_without_decoder=picture_work)
+                    row.facts.update(gmac=work, against_gmac_without_decoder=picture_work, projection=projection)
                     yield row
 
 
