@@ -142,6 +142,7 @@ def _with_what(config: BenchConfig) -> dict[str, Any]:
     return {
         "device": _device_name(config.device),
         "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),  # whether threads that wait spin or sleep
         "settings": {name: getattr(config, name) for name in ("rate", "rounds", "backbone", "quick")},
         "versions": versions("numpy", "onnxruntime", "safetensors"),
     }
