@@ -171,12 +171,12 @@ def stack(latents: Sequence[np.ndarray], height: int, width: int) -> Tensor:
     else:
         stacked = np.empty((batch, channels, height, width), dtype)
     for target, latent in zip(stacked, latents, strict=True):
+        if target.shape == latent.shape:
+            target[...] = latent
+            continue
         depth, rows, columns = latent.shape
         target[depth:] = 0
         target = target[:depth]
-        if (rows, columns) == (height, width):
-            target[...] = latent
-            continue
         target[:, :rows, :columns] = latent
         target[:, rows:, :columns] = latent[:, -1:, :]
         target[:, :, columns:] = target[:, :, columns - 1 : columns]

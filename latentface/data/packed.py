@@ -150,7 +150,7 @@ class PackedStore:
         }
         self._paths = [str(split / shard.file) for shard in self.info.shards]
         self._handles: dict[int, Any] = {}
-        self._views: dict[str, np.ndarray] = {}
+        self._views: dict[str, StoredLatent] = {}
         self._shard_of: dict[str, int] = {}
         for number, names in enumerate(self._contents()):
             self._shard_of.update(dict.fromkeys(map(self._known, names), number))
@@ -183,16 +183,20 @@ class PackedStore:
     def read(self, name: str, rate: int) -> StoredLatent:
         """See `LatentStore.read`: a view of the file, nothing is copied."""
         key = tensor_name(name, rate)
-        self._refuse_changed(name, rate)
-        array = self._views.get(key)
-        if array is None:
-            tensor = self._shard(name, rate).get_tensor(key)
-            if tensor.dim() != 3 or 0 in tensor.shape or str(tensor.dtype) != f"torch.{self.info.dtype}":
-                found = f"{tensor.dtype} {list(tensor.shape)}, expected {self.info.dtype} [h, w, C]"
-                raise LatentFaceError(f"{self.place(name, rate)}: {found}; {REMEDY}")
-            array = tensor.numpy().transpose(2, 0, 1)
+        self._refuse_changed(name, rate, self._shard_of.get(key))
+        found = self._views.get(key)
+        if found is None:
+            found = self._view(name, rate)
             if len(self._views) < VIEWS_KEPT:
-                self._views[key] = array
+                self._views[key] = found
+        return found
+
+    def _view(self, name: str, rate: int) -> StoredLatent:
+        tensor = self._shard(name, rate).get_tensor(tensor_name(name, rate))
+        if tensor.dim() != 3 or 0 in tensor.shape or str(tensor.dtype) != f"torch.{self.info.dtype}":
+            found = f"{tensor.dtype} {list(tensor.shape)}, expected {self.info.dtype} [h, w, C]"
+            raise LatentFaceError(f"{self.place(name, rate)}: {found}; {REMEDY}")
+        array = tensor.numpy().transpose(2, 0, 1)
         if not self._tables:
             return StoredLatent(array)
         row = self.rows.get(name)
@@ -232,9 +236,8 @@ class PackedStore:
             raise LatentFaceError(f"{self.split}: {key!r} in a shard is no name of a latent; {REMEDY}")
         return key
 
-    def _refuse_changed(self, name: str, rate: int) -> None:
+    def _refuse_changed(self, name: str, rate: int, number: int | None) -> None:
         """Touching a mapped page that its file no longer has would end the process without a word."""
-        number = self._shard_of.get(tensor_name(name, rate))
         if number is not None and _size(self._paths[number]) != self.info.shards[number].bytes:
             raise LatentFaceError(
                 f"{self.place(name, rate)}: the file has changed or vanished since it was opened; {REMEDY}"

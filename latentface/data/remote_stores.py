@@ -73,7 +73,7 @@ class RemotePack(PackedStore):
         except KeyError as error:
             raise LatentFaceError(f"{self.mirror.url}: no {key} in it; {REMEDY}") from error
 
-    def _refuse_changed(self, name: str, rate: int) -> None:
+    def _refuse_changed(self, name: str, rate: int, number: int | None) -> None:
         """Files of the cache are removed at most, which takes nothing from who has them open."""
 
     def _open(self, number: int) -> Any:

@@ -20,7 +20,7 @@ LARGEST_LATENT = 1 << 29  # numbers; a picture of 16384x16384 has half as many. 
 _LATENT_NAME = re.compile(r"latent_([0-9]{1,8})\.npy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredLatent:
     """A latent as it lies in its file; its values are `array * scale + offset` where there is a scale."""
 
