@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # `modern`'s bridges where they are other than the documented one.
 MODERN_BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle"}
+PROJECTION_OPEN, MODERN_PROJECTION = -1, 128
 
 
 @dataclass
@@ -105,9 +106,9 @@ class TrainConfig:
         choices=("", *BRIDGE_ENTERS),
     )
     projection: int = option(
-        0,
-        "channels of a linear map of each codec model's own before the bridge; 0: as --weight has it, else none, "
-        "or the fewest that a latent has where rates differ in that",
+        PROJECTION_OPEN,
+        "channels of a linear map of each codec model's own before the bridge; 0: none; -1: as --weight has it, else "
+        "by recipe modern 128 for several codec models, else none, or the fewest that a latent has where rates differ",
     )
     channels_read: tuple[int, ...] = option(
         (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"
@@ -208,6 +209,8 @@ class TrainConfig:
             self.backbone_weights = "none"
         if self.warmup > 1:
             raise LatentFaceError(f"--warmup {self.warmup}: a part of the epochs, 0 to 1")
+        if self.projection < PROJECTION_OPEN:
+            raise LatentFaceError(f"--projection {self.projection}: a number of channels, 0: none, or -1: left open")
         if any(count < 1 for count in self.channels_read):
             raise LatentFaceError(f"--channels_read {self.channels_read}: numbers of channels, 1 or more each")
         if len(self.prior_sizes) != 6 or min(self.prior_sizes) < 1:
@@ -221,7 +224,6 @@ class TrainConfig:
             "max_hours",
             "save_minutes",
             "seed",
-            "projection",
             "fit_entry",
             "fit_steps",
             "teacher_weight",

@@ -35,7 +35,7 @@ from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
 from latentface.model.normalisation import LatentNormalisation, LatentStatistics
 from latentface.model.retinaface import RetinaFace
-from latentface.training.config import PRETRAINED, TrainConfig
+from latentface.training.config import MODERN_PROJECTION, PRETRAINED, PROJECTION_OPEN, TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.folder import has_settings
@@ -57,9 +57,8 @@ def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainCon
     if config.weight and not config.resume:
         config = replace(config, weight=_start_weight(config))
         theirs = load_checkpoint(config.weight, network=config.model).config
-        config = replace(
-            config, bridge=config.bridge or theirs.bridge, projection=config.projection or theirs.projection
-        )
+        width = theirs.projection if config.projection == PROJECTION_OPEN else config.projection
+        config = replace(config, bridge=config.bridge or theirs.bridge, projection=width)
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
     config = replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
     if restarted() and config.out and (Path(config.out) / STATE_NAME).is_file() and has_settings(config):
@@ -327,13 +326,18 @@ def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[st
 
 
 def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:
-    """As set; where codec models differ in their number of channels there has to be one."""
-    counts = sorted(set(statistics.channels)) if statistics else []
-    if config.projection or len(counts) < 2:
-        return config.projection
+    """As set; where codec models differ in their number of channels there has to be one, and `modern` takes one
+    wherever there are several."""
+    if statistics is None:
+        return max(config.projection, 0)
+    counts = sorted(set(statistics.channels))
+    wanted = config.recipe == "modern" and config.projection == PROJECTION_OPEN and len(statistics.mean) > 1
+    if config.projection > 0 or (len(counts) < 2 and not wanted):
+        return max(config.projection, 0)
+    width = min(counts[0], MODERN_PROJECTION) if wanted else counts[0]
     listed = " and ".join(map(str, counts))
-    print(f"latents of {listed} channels: each codec model gets a linear map of its own to {counts[0]} (--projection)")
-    return counts[0]
+    print(f"latents of {listed} channels: each codec model gets a linear map of its own to {width} (--projection)")
+    return width
 
 
 def _statistics(dataset: NestedLatentWiderFaceDataset, order: ShardOrder | None) -> LatentStatistics:

@@ -32,14 +32,14 @@ def test_the_median_of_a_picture_without_the_first_batch_of_each_shape(monkeypat
 def test_an_evaluation_says_what_a_picture_costs(
     drawn_dataset: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """GMAC of the convolutions, added up layer by layer from the sizes that they give."""
+    """GMAC of projection and convolutions, these added up layer by layer from the sizes that they give."""
     arguments = ["--weight", str(weights), "--dataset_root", str(drawn_dataset), "--rates", "75"]
     assert main(["evaluate", *arguments, "--batch_size", "1", "--out", str(tmp_path)]) == 0
     cost = json.loads((tmp_path / "evaluation.json").read_text())["cost"]
     assert cost["input"] == "latent"
     assert cost["batch"] == 1
     assert cost["ms"] > 0
-    model, by_hand = load_checkpoint(weights).build().eval(), 0
+    model, by_hand = load_checkpoint(weights).build().eval(), 8 * 8 * 256 * 128
 
     def count(layer: nn.Conv2d, _: object, output: object) -> None:
         nonlocal by_hand

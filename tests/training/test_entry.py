@@ -24,7 +24,7 @@ from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
-from latentface.training.setup import _check_codec, learns_landmarks, projections_of
+from latentface.training.setup import _check_codec, _projection, learns_landmarks, projections_of
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -342,6 +342,32 @@ def test_weights_go_on_with_some_of_their_codec_models(
     taken = projections_of(START, knowing(rates, indices, channels), "w.pth")
     assert torch.equal(taken["projection.weight"], START.projection.weight[rows, : max(channels)])
     assert torch.equal(taken["projection.bias"], START.projection.bias[rows])
+
+
+def measured(channels: tuple[int, ...]) -> LatentStatistics:
+    rows = tuple(range(len(channels)))
+    empty = torch.zeros(len(rows), max(channels))
+    return LatentStatistics(empty, empty, rows, rows, rows, rows, channels)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "channels", "width"),
+    [
+        ("modern", -1, (256, 256), 128),
+        ("modern", -1, (256,), 0),
+        ("modern", -1, (60, 60), 60),
+        ("modern", 0, (256, 256), 0),
+        ("modern", 64, (256,), 64),
+        ("modern", -1, (192, 320), 128),
+        ("retinaface", -1, (256, 256), 0),
+        ("retinaface", -1, (192, 320), 192),
+        ("retinaface", 0, (192, 320), 192),
+        ("retinaface", 32, (192, 320), 32),
+    ],
+)
+def test_projection_where_it_is_left_open(recipe: str, given: int, channels: tuple[int, ...], width: int) -> None:
+    assert _projection(TrainConfig(recipe=recipe, projection=given), measured(channels)) == width
+    assert _projection(TrainConfig(recipe=recipe), None) == 0  # pictures
 
 
 def test_rows_that_no_picture_takes_keep_their_own() -> None:
