@@ -33,7 +33,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "modern": {"optimizer": "adamw", "schedule": "cosine", "average": 0.998},
     "retinaface": {"optimizer": "sgd", "schedule": "step", "average": 0.0},
 }
-# `modern`'s bridges where they are other than the documented one.
+# `modern`'s bridges where they are other than the documented one: of light and resnet18 better and cheaper
+# (records/choices.json), of the larger ResNets by likeness.
 MODERN_BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle"}
 PROJECTION_OPEN, MODERN_PROJECTION = -1, 128
 
