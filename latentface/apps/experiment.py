@@ -34,7 +34,7 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, name_problem
 from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of
-from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.config import PRETRAINED, PROJECTION_OPEN, SETTINGS_NAME, TrainConfig
 from latentface.training.loop import train
 from latentface.training.state import STATE_NAME
 
@@ -105,8 +105,9 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
     if way.train is not None and not weight.is_file():
         print(f"== {way.name}, seed {seed}", flush=True)
         settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
-        if (folder / STATE_NAME).is_file():
-            settings = {**_trained(folder), **settings, "resume": str(folder)}
+        if (folder / STATE_NAME).is_file():  # it goes on as it began, also where a later version would begin otherwise
+            _refuse_another_plan(folder, way.train)
+            settings = {**_trained(folder), "resume": str(folder)}
         train(TrainConfig(**settings))
         if not weight.is_file():  # Ctrl-C or --max_hours: the state is saved
             raise KeyboardInterrupt
@@ -122,9 +123,18 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
 def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
     """Raises LatentFaceError where a run was trained by other settings than the plan now has."""
     trained, planned = _trained(folder), TrainConfig(**settings)
-    for name in (*settings, "bridge"):
+    left_open: dict[str, Any] = {
+        "bridge": "",
+        "weight": PRETRAINED,
+        "precision": "auto",
+        "workers": -1,
+    }  # settled as a run begins
+    if planned.weight:
+        left_open["projection"] = PROJECTION_OPEN
+    for name in (*settings, "bridge", "projection"):
         value = getattr(planned, name)
-        if trained.get(name) != value and (name != "bridge" or value):  # empty: that of --weight
+        settled = name in left_open and value == left_open[name]
+        if value != trained.get(name) and not settled:
             raise LatentFaceError(
                 f"{folder}: trained with {name} {trained.get(name)}, the plan says {value}: give another --out, or "
                 "remove that folder"

@@ -108,8 +108,9 @@ class TrainConfig:
     )
     projection: int = option(
         PROJECTION_OPEN,
-        "channels of a linear map of each codec model's own before the bridge; 0: none; -1: as --weight has it, else "
-        "by recipe modern 128 for several codec models, else none, or the fewest that a latent has where rates differ",
+        "channels of a linear map of each codec model's own before the bridge; 0: none, or the fewest that a latent "
+        "has where rates differ in that; -1: as --weight has it, else by recipe modern 128 for several codec models, "
+        "else 0",
     )
     channels_read: tuple[int, ...] = option(
         (), "each batch reads only one of these numbers of channels, the strongest: for latents that come in parts"

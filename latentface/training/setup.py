@@ -289,7 +289,8 @@ def _load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
 
 def _check_codec(weight: str, theirs: str, codec: str, projection: int) -> None:
     """Another codec's linear maps are refused: they are found by model index or rate, which any codec may have."""
-    if theirs == codec or {theirs, codec} & {*NO_CODEC}:
+    here = set(codec.split(" and ")).difference(NO_CODEC)
+    if theirs in NO_CODEC or here <= {theirs}:
         return
     text = f"{weight} was trained on latents of {theirs}, these are of {codec}"
     if projection:
@@ -304,6 +305,9 @@ def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[st
     """
     width = start.config.projection
     if width != model.config.projection:
+        if not width:
+            only = "it goes on with --projection 0 and latents of one number of channels"
+            raise LatentFaceError(f"{weight} has no projection: {only}")
         raise LatentFaceError(f"{weight} has another projection: give --projection {width}")
     there, here = start.normalisation, model.normalisation
     if not width or not isinstance(there, LatentNormalisation) or not isinstance(here, LatentNormalisation):
@@ -331,7 +335,8 @@ def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int
     if statistics is None:
         return max(config.projection, 0)
     counts = sorted(set(statistics.channels))
-    wanted = config.recipe == "modern" and config.projection == PROJECTION_OPEN and len(statistics.mean) > 1
+    models = len({*statistics.rate_rows, *statistics.index_rows})  # that pictures are made by: there may be more rows
+    wanted = config.recipe == "modern" and config.projection == PROJECTION_OPEN and models > 1
     if config.projection > 0 or (len(counts) < 2 and not wanted):
         return max(config.projection, 0)
     width = min(counts[0], MODERN_PROJECTION) if wanted else counts[0]

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from latentface.apps import experiment
+from latentface.apps.experiment import Way
 from latentface.cli import main
+from latentface.errors import LatentFaceError
+from latentface.training.config import TrainConfig
+from latentface.training.folder import save_settings
 
 PLAN = """
 train: {{model: light, backbone_weights: imagenet, epochs: 1, batch_size: 4, workers: 0, dataset_root: {root}}}
@@ -46,6 +51,28 @@ def test_a_plan_is_carried_out_once(
     assert [path.stat().st_mtime_ns for path in files] == stamps
     seeds = [json.loads((out / f"latents/seed_{n}/metrics.jsonl").read_text().splitlines()[-1])["loss"] for n in (0, 1)]
     assert seeds[0] != seeds[1]
+
+
+def test_a_begun_run_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what the plan leaves open would be settled otherwise today."""
+    settings, seen = {"model": "light", "epochs": 2, "weight": "pretrained", "precision": "auto"}, []
+    began = TrainConfig(**{**settings, "weight": "w.pth", "bridge": "deep", "projection": 64, "precision": "float32"})
+    save_settings(began, tmp_path)
+    (tmp_path / "state.pth").touch()
+
+    def trained(config: TrainConfig) -> None:
+        seen.append(config)
+        (tmp_path / "weight_final.pth").touch()
+
+    monkeypatch.setattr(experiment, "train", trained)
+    with pytest.raises(LatentFaceError, match="trained with epochs 2, the plan says 3: give another --out"):
+        experiment.carry_out(Way("latents", settings | {"epochs": 3}, "", {}), 0, tmp_path)
+    assert not seen
+    experiment.carry_out(Way("latents", settings, "", {}), 0, tmp_path)
+    (config,) = seen
+    assert (config.resume, config.bridge, config.projection, config.precision) == (str(tmp_path), "deep", 64, "float32")
+    with pytest.raises(LatentFaceError, match="trained with bridge deep, the plan says shuffle"):
+        experiment.carry_out(Way("latents", {"model": "light", "epochs": 2}, "", {}), 0, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,11 @@ def test_projection_where_it_is_left_open(recipe: str, given: int, channels: tup
     assert _projection(TrainConfig(recipe=recipe), None) == 0  # pictures
 
 
+def test_a_row_that_no_picture_takes_is_no_codec_model() -> None:
+    empty = torch.zeros(2, 256)
+    assert _projection(TrainConfig(), LatentStatistics(empty, empty, (75,), (0,), (7,), (0,), (256, 256))) == 0
+
+
 def test_rows_that_no_picture_takes_keep_their_own() -> None:
     """Most pictures of rate 75 name model index 7, some none: these take its row too."""
     statistics = LatentStatistics(torch.zeros(2, 6), torch.ones(2, 6), (75,), (0,), (7,), (0,))
@@ -399,6 +404,14 @@ def test_weights_with_other_projections_get_a_line(model: RetinaFace, said: str)
         projections_of(START, model, "w.pth")
 
 
+def test_weights_without_projection_say_what_they_go_on_with() -> None:
+    start = knowing((12,), (4,), projection=0)
+    with pytest.raises(
+        LatentFaceError, match=r"^w.pth has no projection: it goes on with --projection 0 and latents of "
+    ):
+        projections_of(start, START, "w.pth")
+
+
 def test_projections_of_another_codec_are_refused(drawn_photographs: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         dataset_root=str(drawn_photographs), out=str(tmp_path / "run"), model="mobilenet", rates=(75,),
@@ -424,7 +437,7 @@ def test_the_weights_that_come_along_are_found_by_codec(drawn_photographs: Path,
 
 
 def test_without_projections_another_codec_is_named(capsys: pytest.CaptureFixture) -> None:
-    for theirs, here in (("dct", "dct"), ("unknown", "dct"), ("dct", "")):
+    for theirs, here in (("dct", "dct"), ("unknown", "dct"), ("dct", ""), ("dct", "dct and unknown")):
         _check_codec("w.pth", theirs, here, projection=0)
         assert capsys.readouterr().out == ""
     _check_codec("w.pth", "dct", "jpegai", projection=0)
