@@ -123,12 +123,8 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
 def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
     """Raises LatentFaceError where a run was trained by other settings than the plan now has."""
     trained, planned = _trained(folder), TrainConfig(**settings)
-    left_open: dict[str, Any] = {
-        "bridge": "",
-        "weight": PRETRAINED,
-        "precision": "auto",
-        "workers": -1,
-    }  # settled as a run begins
+    # What is settled as a run begins.
+    left_open: dict[str, Any] = {"bridge": "", "weight": PRETRAINED, "precision": "auto", "workers": -1}
     if planned.weight:
         left_open["projection"] = PROJECTION_OPEN
     for name in (*settings, "bridge", "projection"):
