@@ -104,10 +104,11 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
     weight = Path(way.weight) if way.train is None else folder / "weight_final.pth"
     if way.train is not None and not weight.is_file():
         print(f"== {way.name}, seed {seed}", flush=True)
-        settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
         if (folder / STATE_NAME).is_file():  # it goes on as it began, also where a later version would begin otherwise
             _refuse_another_plan(folder, way.train)
             settings = {**_trained(folder), "resume": str(folder)}
+        else:
+            settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
         train(TrainConfig(**settings))
         if not weight.is_file():  # Ctrl-C or --max_hours: the state is saved
             raise KeyboardInterrupt

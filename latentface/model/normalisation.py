@@ -26,6 +26,7 @@ LARGEST_VALUE = 10.0
 class CodecModel:
     """What is known of the network behind a row of statistics."""
 
+    row: int
     rates: tuple[int, ...]  # whose usual network it is
     indices: tuple[int, ...]  # empty: unknown
     channels: int  # of its latents
@@ -111,21 +112,25 @@ class LatentNormalisation(nn.Module):
         return torch.where(known.any(dim=1), self.index_rows[known.int().argmax(dim=1)], rows)
 
     def codec_models(self) -> list[CodecModel]:
-        """Of each row."""
-        counts = (self.inverse_deviation > 0).sum(dim=1).tolist()
+        """Of each row that a rate or a model index points at: pictures take no others."""
+        counts = self._channels_of_rows().tolist()
         return [
-            CodecModel(tuple(self.rates[self.rate_rows == row].tolist()),
-                       tuple(self.indices[self.index_rows == row].tolist()), count)
-            for row, count in enumerate(counts)
+            CodecModel(row, tuple(self.rates[self.rate_rows == row].tolist()),
+                       tuple(self.indices[self.index_rows == row].tolist()), counts[row])
+            for row in sorted({*self.rate_rows.tolist(), *self.index_rows.tolist()})
         ]  # fmt: skip
 
-    def row_of(self, wanted: CodecModel) -> int | None:
-        """The row of that network, by index where both know theirs, else by rate; None where there is none."""
+    def find(self, wanted: CodecModel) -> CodecModel | None:
+        """That network here, by index where both know theirs, else by rate; None where there is none."""
         by_index = bool(wanted.indices) and len(self.indices) > 0
-        for row, known in enumerate(self.codec_models()):
+        for known in self.codec_models():
             if set(wanted.indices) & set(known.indices) if by_index else set(wanted.rates) & set(known.rates):
-                return row
+                return known
         return None
+
+    def _channels_of_rows(self) -> Tensor:
+        """How many channels latents of each row have: [G]."""
+        return (self.inverse_deviation > 0).sum(dim=1)
 
     def check(self, origin: str) -> None:
         """Raises LatentFaceError for tables that point at rows which are not there."""
@@ -140,7 +145,7 @@ class LatentNormalisation(nn.Module):
     @property
     def channel_counts(self) -> ChannelCounts:
         """How many channels latents of each rate and model index have."""
-        counts = (self.inverse_deviation > 0).sum(dim=1)
+        counts = self._channels_of_rows()
 
         def table(keys: Tensor, rows: Tensor) -> dict[int, int]:
             return dict(zip(keys.tolist(), counts[rows].tolist(), strict=True))

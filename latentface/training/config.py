@@ -179,14 +179,7 @@ class TrainConfig:
     no_check: bool = option(False, "train whatever a first look at the dataset finds (latentface check)")
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise LatentFaceError(f"--recipe {self.recipe}: there are {', '.join(RECIPES)}")
-        for name, value in RECIPES[self.recipe].items():
-            if getattr(self, name) in (None, ""):
-                setattr(self, name, value)
-        if not self.bridge and not self.weight:  # with `--weight` the weights', see `setup.settled`
-            documented = self.recipe == "retinaface" or self.fit_entry  # `layer3` has no twin to start as
-            self.bridge = "bilinear" if documented else MODERN_BRIDGES.get(self.model, "bilinear")
+        self._settle()
         for name in ("epochs", "batch_size", "accumulate", "val_every", "stride", "window"):
             least = 0 if name == "epochs" and self.fit_entry else 1
             if getattr(self, name) < least:
@@ -234,6 +227,17 @@ class TrainConfig:
         for name in numbers:
             if not getattr(self, name) >= 0:  # refuses NaN too
                 raise LatentFaceError(f"--{name} {getattr(self, name)}: cannot be negative")
+
+    def _settle(self) -> None:
+        """What is left open, as the recipe says."""
+        if self.recipe not in RECIPES:
+            raise LatentFaceError(f"--recipe {self.recipe}: there are {', '.join(RECIPES)}")
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) in (None, ""):
+                setattr(self, name, value)
+        if not self.bridge and not self.weight:  # with `--weight` the weights', see `setup.settled`
+            documented = self.recipe == "retinaface" or self.fit_entry  # `layer3` has no twin to start as
+            self.bridge = "bilinear" if documented else MODERN_BRIDGES.get(self.model, "bilinear")
 
     @property
     def used_rates(self) -> tuple[int, ...]:

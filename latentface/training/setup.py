@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from latentface.codecs.base import NO_CODEC
 from latentface.data.batches import EpochBatches, collate
 from latentface.data.check import quick_check
 from latentface.data.check_files import Place
@@ -21,7 +20,6 @@ from latentface.data.latents import NestedLatentWiderFaceDataset
 from latentface.data.mirror import shown
 from latentface.data.order import ShardOrder
 from latentface.data.packed import PackedStore
-from latentface.data.pretrained import codec_near, pretrained
 from latentface.data.reading import load_batches
 from latentface.data.remote_stores import RemotePack
 from latentface.data.sizes import LabelFrame, label_frame
@@ -29,17 +27,17 @@ from latentface.data.statistics import measure_statistics
 from latentface.data.stores import find_labels
 from latentface.errors import LatentFaceError
 from latentface.machine import cores, multiplies_bfloat16
-from latentface.model.checkpoint import built, load_checkpoint, load_strictly
 from latentface.model.config import ModelConfig
 from latentface.model.faces import Thresholds
 from latentface.model.loss import MultiTaskLoss
-from latentface.model.normalisation import LatentNormalisation, LatentStatistics
+from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
-from latentface.training.config import MODERN_PROJECTION, PRETRAINED, PROJECTION_OPEN, TrainConfig
+from latentface.training.config import MODERN_PROJECTION, PROJECTION_OPEN, TrainConfig
 from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.folder import has_settings
 from latentface.training.ranks import Ranks, restarted
+from latentface.training.start import load_weight, started
 from latentface.training.state import STATE_NAME, Order
 from latentface.training.teacher import load_teacher
 from latentface.words import counted
@@ -55,10 +53,7 @@ def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainCon
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
     if config.weight and not config.resume:
-        config = replace(config, weight=_start_weight(config))
-        theirs = load_checkpoint(config.weight, network=config.model).config
-        width = theirs.projection if config.projection == PROJECTION_OPEN else config.projection
-        config = replace(config, bridge=config.bridge or theirs.bridge, projection=width)
+        config = started(config)
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
     config = replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
     if restarted() and config.out and (Path(config.out) / STATE_NAME).is_file() and has_settings(config):
@@ -153,13 +148,6 @@ def describe(
         print("  note: no label has five landmarks: the model will find faces without them")
     if validation is not None:
         print(f"val AP: {', '.join(f'{name} {value}' for name, value in validation_protocol(validation).items())}")
-
-
-def _start_weight(config: TrainConfig) -> str:
-    """`--weight`, or the file that comes along for the codec of the training set."""
-    if config.weight != PRETRAINED:
-        return config.weight
-    return str(pretrained(codec_near([config.split_paths("train")[0]], "--weight FILE")))
 
 
 def build_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset) -> ShardOrder | None:
@@ -260,73 +248,8 @@ def build_model(
     replaced = bool(config.weight or config.resume)  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if replaced else config.backbone_weights)
     if config.weight and not config.resume:
-        _load_weight(config, model, dataset.codec)
+        load_weight(config, model, dataset.codec)
     return model
-
-
-def _load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
-    """`--weight`, but for what was measured on this training set; of a detector of pixels all: it has its own range."""
-    checkpoint = load_checkpoint(config.weight, network=config.model)
-    theirs = checkpoint.config
-    if theirs.prior_sizes != model.config.prior_sizes:
-        sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
-        raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
-    start = built(checkpoint, config.weight)
-    state = start.state_dict()
-    if model.config.input == "latent":
-        refines = (theirs.bridge, config.bridge) == ("residual", "refined")
-        stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
-        if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
-            raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}, or leave it out")
-        if theirs.input == "latent":
-            _check_codec(config.weight, str(checkpoint.facts.get("codec") or "unknown"), codec, theirs.projection)
-            state |= projections_of(start, model, config.weight)
-        # With the statistics stay the convolutions that a residual bridge lacks and that add nothing yet.
-        own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
-        state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
-    load_strictly(model, state, config.weight)
-
-
-def _check_codec(weight: str, theirs: str, codec: str, projection: int) -> None:
-    """Another codec's linear maps are refused: they are found by model index or rate, which any codec may have."""
-    here = set(codec.split(" and ")).difference(NO_CODEC)
-    if theirs in NO_CODEC or here <= {theirs}:
-        return
-    text = f"{weight} was trained on latents of {theirs}, these are of {codec}"
-    if projection:
-        raise LatentFaceError(f"{text}: its projections mean nothing here, take weights of {codec}")
-    print(f"note: {text}")
-
-
-def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[str, Tensor]:
-    """The linear maps that `start` has for the codec models of `model`: a set of some rates takes theirs alone.
-
-    Raises LatentFaceError where it has none for one of them. Rows that no picture takes keep their own.
-    """
-    width = start.config.projection
-    if width != model.config.projection:
-        if not width:
-            only = "it goes on with --projection 0 and latents of one number of channels"
-            raise LatentFaceError(f"{weight} has no projection: {only}")
-        raise LatentFaceError(f"{weight} has another projection: give --projection {width}")
-    there, here = start.normalisation, model.normalisation
-    if not width or not isinstance(there, LatentNormalisation) or not isinstance(here, LatentNormalisation):
-        return {}
-    maps, bias = model.projection.weight.detach().clone(), model.projection.bias.detach().clone()
-    known, channels = there.codec_models(), maps.shape[1]
-    for row, codec_model in enumerate(here.codec_models()):
-        if not codec_model.rates and not codec_model.indices:
-            continue
-        found = there.row_of(codec_model)
-        if found is None:
-            other = "it is for another codec or other rates"
-            raise LatentFaceError(f"{weight} has no projection for {codec_model}: {other}")
-        if known[found].channels != codec_model.channels:
-            counts = f"{known[found].channels} channels, these latents have {codec_model.channels}"
-            raise LatentFaceError(f"{weight}: its projection for {codec_model} takes {counts}")
-        taken = start.projection.weight.detach()[found, :channels]
-        maps[row, : len(taken)], bias[row] = taken, start.projection.bias.detach()[found]
-    return {"projection.weight": maps, "projection.bias": bias}
 
 
 def _projection(config: TrainConfig, statistics: LatentStatistics | None) -> int:

@@ -136,6 +136,7 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     assert main([*arguments, "--codec", "dct", "--size", "128", "--conf", "0.01"]) == 0
     printed = capsys.readouterr().out.splitlines()
     faces = json.loads(Path("detections", "photo.json").read_text())["faces"]
+    assert len(faces) > 0
     assert printed[0] == f"photo: {len(faces)} faces, pixels of the photograph"
     assert [float(word) for word in printed[2].split()[1:]] == pytest.approx(faces[0]["photograph_box"], abs=0.06)
     for face in faces:  # 90 x 60 pixels became 128 x 85, with padding below

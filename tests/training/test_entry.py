@@ -24,7 +24,8 @@ from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
-from latentface.training.setup import _check_codec, _projection, learns_landmarks, projections_of
+from latentface.training.setup import _projection, learns_landmarks
+from latentface.training.start import _check_codec, projections_of
 
 CHANNELS, CELLS = 6, 5
 RATES = (12, 75)
@@ -429,9 +430,9 @@ def test_the_weights_that_come_along_are_found_by_codec(drawn_photographs: Path,
     )  # fmt: skip
     went_on, start = load_checkpoint(train(config) / "weight_final.pth"), load_checkpoint(pretrained("dct"))
     assert went_on.config == start.config
-    learnt = [name for name, tensor in start.state.items() if name.startswith(("entry.", "projection."))]
-    assert all(torch.equal(went_on.state[name], start.state[name].float()) for name in learnt if "running" not in name
-               and "num_batches" not in name)  # fmt: skip
+    entry = [name for name in start.state if name.startswith(("entry.", "projection."))]
+    learnt = [name for name in entry if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(went_on.state[name], start.state[name].float()) for name in learnt)
     with pytest.raises(LatentFaceError, match=r"mobilenet_dct.pth holds a mobilenet, not a light: ask for mobilenet"):
         train(replace(config, model="light", out=str(tmp_path / "other")))
 
