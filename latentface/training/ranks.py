@@ -7,6 +7,7 @@ that a step is that of one process with the whole batch. Decisions (to stop, to 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -151,6 +153,8 @@ def joined() -> Iterator[Ranks]:
             Path(os.devnull).open("w") as nowhere,
             redirect_stdout(sys.stdout if ranks.first else nowhere),
         ):
+            # DistributedDataParallel imports it, and its default arguments would hold a group that is there already.
+            import_module("torch.distributed.nn.functional")
             store = _fresh_store()
             place: dict[str, Any] = {"store": store, "rank": ranks.rank, "world_size": size} if store else {}
             distributed.init_process_group(backend, timeout=PATIENCE, **place)
@@ -158,6 +162,9 @@ def joined() -> Iterator[Ranks]:
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+        # Whoever still holds the group keeps gloo's threads, and one that lets go of a tensor while Python ends aborts
+        # the process (https://github.com/pytorch/pytorch/issues/190489). Plots leave cycles that hold the run.
+        gc.collect()
 
 
 def restarted() -> bool:
