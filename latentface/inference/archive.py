@@ -26,20 +26,12 @@ from latentface.codecs.base import Codec
 from latentface.data.mirror import shown, unshown
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, parse_json, replacing, sha256
-from latentface.inference.detect import (
-    DetectConfig,
-    Source,
-    codec_said,
-    describe,
-    find_faces,
-    inputs_of,
-    load_detector,
-    open_source,
-    weights_of,
-)
+from latentface.inference.detect import DetectConfig, find_faces, load_detector, weights_of
 from latentface.inference.detector import Detector
 from latentface.inference.inputs import release
+from latentface.inference.results import describe
 from latentface.inference.rows import row_writer
+from latentface.inference.sources import Source, codec_said, inputs_of, open_source
 from latentface.lock import sole_writer
 from latentface.machine import cores, keep_memory
 from latentface.model.predict import pick_device

@@ -36,27 +36,20 @@ class Checkpoint:
     config: ModelConfig
     state: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
+    origin: str = "the checkpoint"  # its file, with which errors begin
 
     def build(self) -> RetinaFace:
         """The model with its weights; raises LatentFaceError where they do not fit (the first misfit is named)."""
         statistics = _statistics_like(self.state)
         with torch.device("meta"):  # shapes only: a configuration may ask for more memory than there is
-            check_fit(RetinaFace(self.config, statistics), self.state, "the checkpoint")
+            check_fit(RetinaFace(self.config, statistics), self.state, self.origin)
         for name, tensor in self.state.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise LatentFaceError(f"the checkpoint: {name} has NaN or infinite values; take an earlier one")
+                raise LatentFaceError(f"{self.origin}: {name} has NaN or infinite values; take an earlier one")
         model = RetinaFace(self.config, statistics)
-        load_strictly(model, self.state, "the checkpoint")
-        model.normalisation.check("the checkpoint")
+        load_strictly(model, self.state, self.origin)
+        model.normalisation.check(self.origin)
         return model
-
-
-def built(checkpoint: Checkpoint, path: str | Path) -> RetinaFace:
-    """`checkpoint.build()`, whose errors begin with the file's name."""
-    try:
-        return checkpoint.build()
-    except LatentFaceError as error:
-        raise LatentFaceError(f"{path}: {error}") from error
 
 
 def save_checkpoint(path: str | Path, model: RetinaFace, facts: dict[str, Any]) -> None:
@@ -86,7 +79,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
     if content.get("format") == FORMAT:
         try:
             state, facts = dict(content["state"]), dict(content["facts"])
-            checkpoint = Checkpoint(ModelConfig.of(content["model"]), state, facts)
+            checkpoint = Checkpoint(ModelConfig.of(content["model"]), state, facts, str(path))
             if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
                 raise TypeError("its state holds something else than tensors")
         except (LatentFaceError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -95,9 +88,9 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
         state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
         if published.FIRST in state and state[published.FIRST].dim() == 4:
             facts = {"codec": "pixels", "published": "RetinaFace with MobileNetV1-0.25"}
-            checkpoint = Checkpoint(published.CONFIG, published.translate(state), facts)
+            checkpoint = Checkpoint(published.CONFIG, published.translate(state), facts, str(path))
         else:
-            checkpoint = Checkpoint(_config_of(state, path), state)
+            checkpoint = Checkpoint(_config_of(state, path), state, origin=str(path))
     else:
         raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict of its models")
     if network and network != checkpoint.config.backbone:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder
-from latentface.model.checkpoint import Checkpoint, built, load_checkpoint, save_checkpoint
+from latentface.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from latentface.options import option
 
 SAME_FACTS = ("codec", "rates", "landmarks")  # what the weights of a mean were trained for
@@ -64,7 +64,7 @@ def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _load(path: str) -> Checkpoint:
     checkpoint = load_checkpoint(path)
-    built(checkpoint, path)
+    checkpoint.build()  # refuses what does not fit
     return checkpoint
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from latentface.codecs.base import NO_CODEC
 from latentface.data.pretrained import codec_near, pretrained
 from latentface.errors import LatentFaceError
-from latentface.model.checkpoint import built, load_checkpoint, load_strictly
+from latentface.model.checkpoint import load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentNormalisation
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import PRETRAINED, PROJECTION_OPEN, TrainConfig
@@ -32,7 +32,7 @@ def load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
     if theirs.prior_sizes != model.config.prior_sizes:
         sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
         raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
-    start = built(checkpoint, config.weight)
+    start = checkpoint.build()
     state = start.state_dict()
     if model.config.input == "latent":
         refines = (theirs.bridge, config.bridge) == ("residual", "refined")

@@ -269,9 +269,9 @@ def lying(model: RetinaFace, path: Path, config: dict, state: dict) -> Path:
 @pytest.mark.parametrize(
     ("config", "state", "message"),
     [
-        ({"channels": 60_000, "backbone": "resnet50", "bridge": "bilinear"}, {}, "the checkpoint: "),
-        ({"projection": 60_000}, {}, "the checkpoint: "),
-        ({"prior_sizes": [[16] * 100_000, [32], [64]]}, {}, "the checkpoint: "),
+        ({"channels": 60_000, "backbone": "resnet50", "bridge": "bilinear"}, {}, "weight.pth: "),
+        ({"projection": 60_000}, {}, "weight.pth: "),
+        ({"prior_sizes": [[16] * 100_000, [32], [64]]}, {}, "weight.pth: "),
         ({"channels": 10**12}, {}, "channels 1000000000000: a whole number from 1 to 65536"),
         ({"stride": 2**40}, {}, "stride 1099511627776: a whole number from 1 to 128"),
         ({"prior_sizes": [[16], [32], ["64"]]}, {}, "sides in pixels for 3 levels"),
@@ -279,8 +279,8 @@ def lying(model: RetinaFace, path: Path, config: dict, state: dict) -> Path:
         ({"bridge": ["shuffle"]}, {}, "is none of"),
         ({}, {"normalisation.rate_rows": torch.tensor([0, 0, 7, 0, 0])}, "no row for one of its rates"),
         ({}, {"normalisation.rate_rows": torch.tensor([0, 0, -1, 0, 0])}, "no row for one of its rates"),
-        ({}, {"normalisation.rates": torch.empty(0, dtype=torch.int64)}, "the checkpoint: normalisation.rate"),
-        ({}, {"normalisation.mean": torch.zeros(5)}, "the checkpoint: "),
+        ({}, {"normalisation.rates": torch.empty(0, dtype=torch.int64)}, "weight.pth: normalisation.rate"),
+        ({}, {"normalisation.mean": torch.zeros(5)}, "weight.pth: "),
         ({}, {"normalisation.mean": torch.full((1, 4), float("nan"))}, "normalisation.mean has NaN or infinite values"),
         ({}, {"class_heads.0.bias": torch.full((4,), float("inf"))}, "class_heads.0.bias has NaN or infinite values"),
     ],

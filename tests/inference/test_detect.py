@@ -18,6 +18,7 @@ from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
 from latentface.data.pictures import decode_picture
 from latentface.inference import detect
 from latentface.inference.draw import BOX, draw_faces, place_photograph, render_latent
+from latentface.inference.sources import codec_said
 from latentface.model.faces import Faces
 
 
@@ -165,9 +166,9 @@ def test_jpeg_ai_latents_need_no_networks(capsys: pytest.CaptureFixture) -> None
 def test_latents_of_another_profile_are_called_otherwise() -> None:
     """Those of the reference software's profile `high` are none that a detector for `jpegai` reads."""
     named = SimpleNamespace(name="jpegai-high")
-    assert detect.codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), named) == "jpegai-high"
-    assert detect.codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), None) == "jpegai"
-    assert detect.codec_said(detect.DetectConfig(("a.npy",)), None) == ""
+    assert codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), named) == "jpegai-high"
+    assert codec_said(detect.DetectConfig(("a.npy",), codec="jpegai-vm"), None) == "jpegai"
+    assert codec_said(detect.DetectConfig(("a.npy",)), None) == ""
 
 
 def test_boxes_of_mirrored_parts_are_brought_back() -> None:

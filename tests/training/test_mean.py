@@ -74,7 +74,7 @@ def test_half_precision_is_averaged_in_float32(tmp_path: Path) -> None:
         ({"mean": 0.5}, "b.pth: statistics of other latents than in"),
         ({"deviation": 1.5}, "b.pth: statistics of other latents than in"),
         ({"value": -1.0}, "has nothing to do with that of"),
-        ({"value": float("nan")}, "b.pth: the checkpoint: "),
+        ({"value": float("nan")}, "b.pth: backbone.stage8.conv1.weight has NaN"),
     ],
 )
 def test_what_is_no_part_of_one_mean_is_named(
@@ -115,7 +115,7 @@ def test_a_tensor_too_many_is_named_with_its_file(tmp_path: Path, capsys: pytest
     content["state"]["more"] = torch.zeros(1)
     torch.save(content, parts[1])
     assert main(["mean", *parts, "--out", str(tmp_path / "new" / "mean.pth")]) == 2
-    assert "b.pth: the checkpoint: more does not belong" in capsys.readouterr().err
+    assert "b.pth: more does not belong" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
