@@ -56,36 +56,49 @@ def encode_row(
         raise LatentFaceError(f"{photographs}: {len(chosen)} photographs; timing the encoder needs {few + 1} or more")
     some = chosen[:pictures]  # of which one process needs no more to be timed
 
+    command = ["encode", "--codec", codec_name, "--workers", str(processes), "--precision", precision]
+    command += ["--device", device]
+    command += ["--codec_weights", codec_weights] if codec_weights else []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = {"few": chosen[:few], "all": chosen}
-        for kind, paths in images.items():
-            (folder / kind).mkdir()
-            for path in paths:
-                shutil.copy(path, folder / kind)
-        command = ["encode", "--codec", codec_name, "--workers", str(processes), "--precision", precision]
-        command += ["--device", device]
-        command += ["--codec_weights", codec_weights] if codec_weights else []
-        (folder / "plain").mkdir()
-        _rate_by_rate(codec, chosen[:1], folder / "plain")  # reads the networks
-        seconds, peak = np.empty((rounds, 2)), 0.0
+        plain = folder / "plain"
+        plain.mkdir()
+        _rate_by_rate(codec, chosen[:1], plain)  # reads the networks
+        beginning, whole = (_copies(paths, folder / str(len(paths))) for paths in (chosen[:few], chosen))
+        seconds, peaks = np.empty((rounds, 2)), []
         for turn in range(rounds):
-            took = {}
-            for kind in images:
-                out = folder / f"out_{kind}"
-                took[kind], used = run_measured([*command, "--images", str(folder / kind), "--out", str(out)])
-                peak = max(peak, used)
-                shutil.rmtree(out)
-            seconds[turn, 0] = (took["all"] - took["few"]) / (len(chosen) - few)
-            seconds[turn, 1] = elapsed(partial(_rate_by_rate, codec, some, folder / "plain")) / len(some)
+            start, _ = _encoded(command, beginning)
+            took, peak = _encoded(command, whole)
+            peaks.append(peak)
+            seconds[turn, 0] = (took - start) / (len(chosen) - few)
+            seconds[turn, 1] = elapsed(partial(_rate_by_rate, codec, some, plain)) / len(some)
     threads = torch.get_num_threads()
-    facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
+    facts = {
+        "pictures": len(chosen),
+        "rates": RATES,
+        "peak_mb_of_a_process": max(peaks),
+        "threads_of_one_process": threads,
+    }
     name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
     on = "" if device == "cpu" else " on the GPU"
     count = "two" if processes == 2 else str(processes)
     goal = 1.8 if device == "cpu" else None
     return Row(f"encode, {name}{on}, {count} processes, one picture at five rates",
                f"one process{on} in float32, rate by rate", comparison_of(seconds), goal, facts)  # fmt: skip
+
+
+def _copies(paths: list[Path], folder: Path) -> Path:
+    """`folder`, made, with copies of the files in it."""
+    folder.mkdir()
+    for path in paths:
+        shutil.copy(path, folder)
+    return folder
+
+
+def _encoded(command: list[str], images: Path) -> tuple[float, float]:
+    """Seconds of `command` on a folder of photographs, and the most memory of one of its processes in MB."""
+    with tempfile.TemporaryDirectory() as out:
+        return run_measured([*command, "--images", str(images), "--out", str(Path(out) / "encoded")])
 
 
 def _rate_by_rate(codec: Codec, paths: list[Path], out: Path) -> None:
