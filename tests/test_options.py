@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -302,15 +302,15 @@ def test_a_bridge_that_is_left_open_suits_the_network() -> None:
     from latentface.model.config import BACKBONES, fits
     from latentface.training.config import TrainConfig
 
-    modern = {model: TrainConfig(model=model).bridge for model in BACKBONES}
+    modern = {model: TrainConfig(model=model).own_bridge for model in BACKBONES}
     assert modern == {
         "resnet18": "layer3", "resnet34": "layer3", "resnet50": "layer3", "light": "shuffle", "mobilenet": "bilinear"
     }  # fmt: skip
     assert all(fits(model, bridge) for model, bridge in modern.items())
-    assert {TrainConfig(model=model, recipe="retinaface").bridge for model in BACKBONES} == {"bilinear"}
-    assert TrainConfig(teacher="t.pth", photographs="p", fit_entry=9).bridge == "bilinear"
-    assert TrainConfig(weight="w.pth").bridge == ""  # theirs, once they are read
-    assert TrainConfig(weight="w.pth", bridge="deep").bridge == TrainConfig(bridge="deep").bridge == "deep"
+    assert {TrainConfig(model=model, recipe="retinaface").own_bridge for model in BACKBONES} == {"bilinear"}
+    assert TrainConfig(teacher="t.pth", photographs="p", fit_entry=9).own_bridge == "bilinear"
+    assert TrainConfig(bridge="deep").own_bridge == "deep"
+    assert replace(TrainConfig(), model="light").own_bridge == "shuffle"  # nothing is settled before a run begins
 
 
 def test_weights_of_a_resnet_are_not_taken_for_those_of_another_network() -> None:

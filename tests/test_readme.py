@@ -227,6 +227,32 @@ def test_speed_figures_are_those_of_the_record(label: str) -> None:
     assert speed_line(label, bench_rows()[SPEED[label]]) in README
 
 
+def test_times_of_the_whole_benchmark_are_those_of_the_record() -> None:
+    text, rows = page("full_run"), bench_rows()
+
+    def seconds(item: str) -> float:
+        return rows[item]["comparison"]["seconds"]
+
+    encoding = "encode, jpegai{}, two processes, one picture at five rates"
+    plain, halved = seconds(encoding.format("")), seconds(encoding.format(" in bfloat16"))
+    assert f"16,106 pictures x {plain:.3f} s for five rates | {16106 * plain / 3600:.1f} hours" in text
+    assert f"16,106 x {halved:.3f} s | {16106 * halved / 3600:.1f} hours" in text
+    step = seconds("training step, resnet18, bilinear bridge")
+    assert f"1,610 steps x {step:.2f} s | {1610 * step / 60:.0f} minutes" in text
+    detection = seconds("latent to faces: resnet50, layer3, torch bfloat16, batch 1")
+    assert f"16,130 x {detection:.3f} s | {16130 * detection / 60:.0f} minutes" in text
+    scoring = seconds("WIDER evaluation of 3,226 prediction files")
+    assert f"5 x {scoring:.1f} s | {5 * scoring:.0f} seconds" in text
+
+
+def test_cost_in_the_model_card_is_that_of_the_record() -> None:
+    card = (REPOSITORY / "latentface" / "weights" / "README.md").read_text(encoding="utf-8")
+    item = "latent to faces: mobilenet, refined, {}, batch 1"
+    names = ("torch float32", "torch bfloat16", "ONNX Runtime int8")
+    first, second, third = (milliseconds(bench_rows()[item.format(n)]["comparison"]["seconds"]) for n in names)
+    assert f"{first} ms in float32, {second} in bfloat16, {third} as int8" in card
+
+
 @pytest.mark.parametrize("name", ["bench_epyc_2_cores", "bench_epyc_2_cores_mobilenet", "bench_epyc_avx2_2_cores"])
 def test_the_table_of_a_benchmark_was_made_from_its_record(name: str) -> None:
     record = json.loads((REPOSITORY / "records" / f"{name}.json").read_text())

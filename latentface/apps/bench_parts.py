@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from latentface.apps.bench_config import BenchConfig
 from latentface.apps.bench_networks import (
     Material,
     bridge_rows,
@@ -44,10 +45,7 @@ from latentface.model.config import RESNETS, ModelConfig, fits
 from latentface.model.cost import gmac
 from latentface.model.retinaface import RetinaFace
 
-if TYPE_CHECKING:
-    from latentface.apps.bench import BenchConfig
-
-FAST_BRIDGE = "stride8"  # of the bridges for a ResNet, the one that the table shows beside the documented one
+FAST_BRIDGE = "stride8"  # the fast one of a ResNet before `layer3` was measured: its rows stay comparable
 
 
 def material(config: BenchConfig) -> Material:

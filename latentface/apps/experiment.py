@@ -25,7 +25,7 @@ kept: the same command continues.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from latentface.errors import LatentFaceError
 from latentface.files import make_folder, name_problem
 from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of
-from latentface.training.config import PRETRAINED, PROJECTION_OPEN, SETTINGS_NAME, TrainConfig
+from latentface.training.config import OF_THE_MACHINE, SETTINGS_NAME, TrainConfig
+from latentface.training.folder import differing, plain_settings
 from latentface.training.loop import train
 from latentface.training.state import STATE_NAME
 
@@ -106,7 +107,8 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
         print(f"== {way.name}, seed {seed}", flush=True)
         if (folder / STATE_NAME).is_file():  # it goes on as it began, also where a later version would begin otherwise
             _refuse_another_plan(folder, way.train)
-            settings = {**_trained(folder), "resume": str(folder)}
+            own = {name: value for name, value in way.train.items() if name in OF_THE_MACHINE}
+            settings = {**asdict(_trained(folder)), **own, "resume": str(folder)}
         else:
             settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
         train(TrainConfig(**settings))
@@ -122,25 +124,22 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
 
 
 def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises LatentFaceError where a run was trained by other settings than the plan now has."""
-    trained, planned = _trained(folder), TrainConfig(**settings)
-    # What is settled as a run begins.
-    left_open: dict[str, Any] = {"bridge": "", "weight": PRETRAINED, "precision": "auto", "workers": -1}
-    if planned.weight:
-        left_open["projection"] = PROJECTION_OPEN
-    for name in (*settings, "bridge", "projection"):
-        value = getattr(planned, name)
-        settled = name in left_open and value == left_open[name]
-        if value != trained.get(name) and not settled:
+    """Raises LatentFaceError where a run learnt by other settings than the plan now has."""
+    trained = plain_settings(_trained(folder))
+    planned = TrainConfig(**settings)
+    for name in differing(planned, trained):
+        if name not in (*OF_THE_MACHINE, "seed", "out"):
+            wanted = plain_settings(planned)[name]
             raise LatentFaceError(
-                f"{folder}: trained with {name} {trained.get(name)}, the plan says {value}: give another --out, or "
-                "remove that folder"
+                f"{folder}: trained with {name} {trained[name]}, the plan says {wanted}: give another --out, or write "
+                f"{name}: {trained[name]} into the plan"
             )
 
 
-def _trained(folder: Path) -> dict[str, Any]:
-    """The settings of the run in `folder`."""
-    return values_of(TrainConfig, plain_yaml(str(folder / SETTINGS_NAME)), folder / SETTINGS_NAME)
+def _trained(folder: Path) -> TrainConfig:
+    """The settings of the run in `folder`; those that its version did not have are today's defaults."""
+    settings = values_of(TrainConfig, plain_yaml(str(folder / SETTINGS_NAME)), folder / SETTINGS_NAME)
+    return TrainConfig(**{**settings, "resume": str(folder)})
 
 
 def results(plan: Plan, out: Path) -> Iterator[tuple[str, Path]]:

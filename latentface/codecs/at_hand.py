@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from latentface.codecs import open_codec
-from latentface.codecs.base import NO_CODEC, Decoder
+from latentface.codecs.base import Decoder, known_codecs
 from latentface.codecs.preview import JPEG_AI, preview_of_jpegai
 
 
@@ -17,7 +17,7 @@ def decoder_at_hand(names: Iterable[str], array: np.ndarray, rate: int) -> Decod
     Of JPEG AI it is a preview; of an unknown codec too, if it recognises the latent: the documented dataset has no
     manifest.
     """
-    name = next((name for name in names if name not in NO_CODEC), "").partition(" and ")[0]
+    name = next((min(known) for said in names if (known := known_codecs(said))), "")
     if name in ("dct", "pixels"):
         return open_codec(name)
     if name and name not in JPEG_AI:

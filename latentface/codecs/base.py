@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from latentface.errors import LatentFaceError
 
 UNKNOWN_INDEX = -1  # of a model, where tensors hold indices
 NO_CODEC = ("", "unknown")  # what stands where nobody knows which codec made a latent
+TOGETHER = " and "  # between the codecs of a set that several made
 RATES: tuple[int, ...] = (12, 25, 50, 75, 100)  # the documented rates: target bits per pixel x 100
 
 # Where a latent's bits per pixel come from.
@@ -55,6 +56,16 @@ class Latent:
     pad_bottom: int = 0
     stride: int = 16  # picture pixels per cell
     bpp_from: str = ""  # one of the constants above; empty: unknown
+
+
+def named_together(codecs: Iterable[str]) -> str:
+    """What latents by these codecs are called: `dct`, `dct and unknown`; `unknown` where there are none."""
+    return TOGETHER.join(sorted(set(codecs))) or "unknown"
+
+
+def known_codecs(said: str) -> set[str]:
+    """The codecs in such a name, but for those that nobody knows."""
+    return set(said.split(TOGETHER)).difference(NO_CODEC)
 
 
 class Decoder(Protocol):

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from latentface.codecs.base import UNKNOWN_INDEX
+from latentface.codecs.base import UNKNOWN_INDEX, named_together
 from latentface.data.batches import LatentSample, SampleKey
 from latentface.data.exclusions import EXCLUDE_NAME, exclusion_notes, read_exclusions
 from latentface.data.labels import PictureLabels, clip_labels, crop_labels, read_labels
@@ -140,9 +140,9 @@ class NestedLatentWiderFaceDataset(Dataset):
 
     @property
     def codec(self) -> str:
-        """The codec that the manifest names, "unknown" without one."""
-        names = {entry.codec for p in self.pictures if p.row for r, entry in p.row.latents.items() if r in self.rates}
-        return " and ".join(sorted(names)) or "unknown"
+        """The codec that the manifest names, or several together, "unknown" without one."""
+        rows = [picture.row for picture in self.pictures if picture.row]
+        return named_together(entry.codec for row in rows for rate, entry in row.latents.items() if rate in self.rates)
 
     @property
     def has_landmarks(self) -> bool:

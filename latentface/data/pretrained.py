@@ -17,13 +17,14 @@ from latentface.errors import LatentFaceError
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
-def pretrained(codec: str) -> Path:
-    """The checkpoint for latents of a codec. Raises LatentFaceError for one that there is none for."""
+def pretrained(codec: str, remedy: str = "give --weight") -> Path:
+    """The checkpoint for latents of a codec. Raises LatentFaceError, with `remedy`, for one that there is none for."""
     path = FOLDER / f"mobilenet_{codec}.pth"
     if not path.is_file():
         there = ", ".join(sorted(p.stem.removeprefix("mobilenet_") for p in FOLDER.glob("mobilenet_*.pth"))) or "none"
-        raise LatentFaceError(f"no weights for latents of {codec} come with this package (there are: {there}): give "
-                              "--weight")  # fmt: skip
+        raise LatentFaceError(
+            f"no weights for latents of {codec} come with this package (there are: {there}): {remedy}"
+        )
     return path
 
 

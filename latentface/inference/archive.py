@@ -26,7 +26,8 @@ from latentface.codecs.base import Codec
 from latentface.data.mirror import shown, unshown
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, parse_json, replacing, sha256
-from latentface.inference.detect import DetectConfig, find_faces, load_detector, weights_of
+from latentface.inference.detect import find_faces, load_detector, weights_of
+from latentface.inference.detect_config import DetectConfig
 from latentface.inference.detector import Detector
 from latentface.inference.inputs import release
 from latentface.inference.results import describe

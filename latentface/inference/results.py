@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +14,13 @@ from latentface.data.manifest import ManifestRow
 from latentface.data.mirror import shown
 from latentface.data.pictures import decode_picture
 from latentface.files import make_folder, replacing
+from latentface.inference.detect_config import DetectConfig
 from latentface.inference.detector import Detector
 from latentface.inference.draw import draw_faces, place_photograph, render_latent, save_picture
 from latentface.inference.inputs import is_picture
 from latentface.inference.sources import Source
 from latentface.model.faces import Faces
 from latentface.words import counted
-
-if TYPE_CHECKING:
-    from latentface.inference.detect import DetectConfig
 
 TABLE_ROWS = 50
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from latentface.data.pictures import read_picture, render, whole_row
 from latentface.data.stores import PACK_NAME, rate_of, read_latent
 from latentface.errors import LatentFaceError
 from latentface.files import base_name, refuse_link_outside
+from latentface.inference.detect_config import DetectConfig
 from latentface.inference.detector import Detector
 from latentface.inference.inputs import files_below, is_picture, read_list, store_of
 from latentface.words import counted
-
-if TYPE_CHECKING:
-    from latentface.inference.detect import DetectConfig
 
 
 @dataclass(frozen=True)

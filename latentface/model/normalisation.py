@@ -120,13 +120,15 @@ class LatentNormalisation(nn.Module):
             for row in sorted({*self.rate_rows.tolist(), *self.index_rows.tolist()})
         ]  # fmt: skip
 
-    def find(self, wanted: CodecModel) -> CodecModel | None:
-        """That network here, by index where both know theirs, else by rate; None where there is none."""
-        by_index = bool(wanted.indices) and len(self.indices) > 0
-        for known in self.codec_models():
-            if set(wanted.indices) & set(known.indices) if by_index else set(wanted.rates) & set(known.rates):
-                return known
-        return None
+    def find(self, wanted: CodecModel) -> list[CodecModel]:
+        """What a codec model of another set can be here: those of its model index, else those of its rates.
+
+        Several where this table tells rates apart that are one network there. A row of another known index is none.
+        """
+        indices, rates = set(wanted.indices), set(wanted.rates)
+        models = self.codec_models()
+        same = [known for known in models if indices.intersection(known.indices)]
+        return same or [m for m in models if not (indices and m.indices) and rates.intersection(m.rates)]
 
     def _channels_of_rows(self) -> Tensor:
         """How many channels latents of each row have: [G]."""

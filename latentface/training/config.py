@@ -37,6 +37,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 # (records/choices.json), of the larger ResNets by likeness.
 MODERN_BRIDGES = {**dict.fromkeys(RESNETS, "layer3"), "light": "shuffle"}
 PROJECTION_OPEN, MODERN_PROJECTION = -1, 128
+LEFT_OPEN: dict[str, Any] = {"bridge": "", "projection": PROJECTION_OPEN, "precision": "auto", "workers": -1}
+"""Values that leave a setting to be settled as a run begins; the run's own settings say how it was."""
+OF_THE_MACHINE = ("device", "workers", "max_hours", "save_minutes", "cache_dir", "cache_gb", "no_wandb", "tensorboard")
+"""Settings that a run may go on with otherwise: what is learnt does not depend on them."""
 
 
 @dataclass
@@ -195,8 +199,8 @@ class TrainConfig:
             raise LatentFaceError("--fit_entry needs --teacher")
         if self.fit_entry and self.weight and not self.fit_steps:
             raise LatentFaceError("--fit_entry with --weight does --fit_steps only: give 1 or more")
-        if self.fit_entry and self.bridge not in LINEAR_BRIDGES and not self.fit_steps:
-            raise LatentFaceError(f"--fit_entry: a {self.bridge} bridge learns in --fit_steps only: give 1 or more")
+        if self.fit_entry and self.own_bridge not in LINEAR_BRIDGES and not self.fit_steps:
+            raise LatentFaceError(f"--fit_entry: a {self.own_bridge} bridge learns in --fit_steps only: give 1 or more")
         if self.model not in RESNETS:  # the others start from random weights or --weight
             given = self.backbone_weights
             if given not in ("imagenet", "none") and not self.resume:  # earlier versions ignored it
@@ -235,9 +239,12 @@ class TrainConfig:
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
-        if not self.bridge and not self.weight:  # with `--weight` the weights', see `setup.settled`
-            documented = self.recipe == "retinaface" or self.fit_entry  # `layer3` has no twin to start as
-            self.bridge = "bilinear" if documented else MODERN_BRIDGES.get(self.model, "bilinear")
+
+    @property
+    def own_bridge(self) -> str:
+        """The bridge of a run without `--weight`: `--bridge`, else what the recipe says."""
+        documented = self.recipe == "retinaface" or self.fit_entry  # `layer3` has no twin to start as
+        return self.bridge or ("bilinear" if documented else MODERN_BRIDGES.get(self.model, "bilinear"))
 
     @property
     def used_rates(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing, unwritable
 from latentface.lock import sole_writer
-from latentface.training.config import SETTINGS_NAME, TrainConfig
+from latentface.training.config import LEFT_OPEN, SETTINGS_NAME, TrainConfig
 from latentface.training.ranks import Ranks
 from latentface.training.state import STATE_NAME
 
@@ -66,12 +66,19 @@ def plain_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
 
 
+def differing(config: TrainConfig, settings: dict[str, Any]) -> list[str]:
+    """Which of a run's plain `settings` are not as `config` wants them; what it leaves open fits whatever it was."""
+    wanted = _kept(config)
+    names = [name for name in wanted if name not in LEFT_OPEN or wanted[name] != LEFT_OPEN[name]]
+    return [name for name in names if name not in settings or settings[name] != wanted[name]]
+
+
 def has_settings(config: TrainConfig) -> bool:
     """Whether the run in `--out` was begun with the same settings."""
     import yaml
 
     path = Path(config.out) / SETTINGS_NAME
-    return path.is_file() and yaml.safe_load(path.read_text(encoding="utf-8")) == _kept(config)
+    return path.is_file() and not differing(config, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
 def _kept(config: TrainConfig) -> dict[str, Any]:

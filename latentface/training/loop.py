@@ -7,6 +7,7 @@ val), at the end weight_final.pth, and state.pth for `--resume`.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from latentface.training.folder import experiment_folder, plain_settings, save_s
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks, joined
 from latentface.training.shared_norm import share_statistics
+from latentface.training.start import weight_file
 from latentface.training.state import Progress, load_state, save_state
 from latentface.training.step import Run, take_step
 from latentface.training.stopping import StopRequest
@@ -58,6 +60,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     if ranks.first:
         setup.check_data(config, dataset, validation, orders)
     model = setup.build_model(config, dataset, orders[0], ranks).to(device)
+    config = replace(config, projection=model.config.projection)  # a resumed run keeps it
     distillation = setup.build_distillation(config, model, device, ranks)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0], ranks.rank, ranks.size)
     loader = setup.build_loader(config, dataset, batches, device)
@@ -103,7 +106,7 @@ def _fit_entry(
     """What `--fit_entry` asks for, see `entry.py`; weights that were given have an entry already."""
     rate, then = DESCENT_RATE, f"descends for {config.fit_steps} batches"
     if config.weight:
-        print(f"the entry of {config.weight} {then}", flush=True)
+        print(f"the entry of {weight_file(config)} {then}", flush=True)
     else:
         print(f"the entry is fitted on {config.fit_entry} pictures, then {then}", flush=True)
         start_as(teacher, model, loader, config.fit_entry)

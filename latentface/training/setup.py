@@ -37,7 +37,7 @@ from latentface.training.distillation import Distillation
 from latentface.training.entry import OWN_PARTS, refuse_unlike
 from latentface.training.folder import has_settings
 from latentface.training.ranks import Ranks, restarted
-from latentface.training.start import load_weight, started
+from latentface.training.start import load_start, load_weight, started
 from latentface.training.state import STATE_NAME, Order
 from latentface.training.teacher import load_teacher
 from latentface.words import counted
@@ -52,8 +52,7 @@ def settled(config: TrainConfig, device: torch.device, ranks: Ranks) -> TrainCon
     if config.resume and not (Path(config.resume) / STATE_NAME).is_file():
         print(f"{config.resume}: stopped before anything was saved, so it begins again")
         config = replace(config, out=config.resume, resume="")
-    if config.weight and not config.resume:
-        config = started(config)
+    config = started(config) if config.weight and not config.resume else replace(config, bridge=config.own_bridge)
     precision = str(pick_precision(config.precision, device)).removeprefix("torch.")
     config = replace(config, precision=precision, workers=pick_workers(config.workers, device, ranks))
     if restarted() and config.out and (Path(config.out) / STATE_NAME).is_file() and has_settings(config):
@@ -235,11 +234,13 @@ def build_model(
     The first process measures for all. Of a set of pixels (stride 1): the picture-input twin.
     """
     pixels = dataset.stride == 1
+    kind = "picture" if pixels else "latent"
+    start = load_start(config, kind) if config.weight and not config.resume else None
     statistics = None if pixels else ranks.by_first(lambda: _statistics(dataset, order))
     model_config = ModelConfig(
         backbone=config.model,
         bridge=config.bridge,
-        input="picture" if pixels else "latent",
+        input=kind,
         channels=3 if statistics is None else statistics.mean.shape[1],
         stride=dataset.stride,
         prior_sizes=tuple(zip(config.prior_sizes[::2], config.prior_sizes[1::2], strict=True)),
@@ -247,8 +248,8 @@ def build_model(
     )
     replaced = bool(config.weight or config.resume)  # nothing of ImageNet would be left
     model = RetinaFace(model_config, statistics, "none" if replaced else config.backbone_weights)
-    if config.weight and not config.resume:
-        load_weight(config, model, dataset.codec)
+    if start is not None:
+        load_weight(start, model, dataset.codec)
     return model
 
 

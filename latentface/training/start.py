@@ -3,55 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 from torch import Tensor
 
-from latentface.codecs.base import NO_CODEC
+from latentface.codecs.base import known_codecs
 from latentface.data.pretrained import codec_near, pretrained
 from latentface.errors import LatentFaceError
-from latentface.model.checkpoint import load_checkpoint, load_strictly
+from latentface.model.checkpoint import Checkpoint, load_checkpoint, load_strictly
 from latentface.model.normalisation import LatentNormalisation
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import PRETRAINED, PROJECTION_OPEN, TrainConfig
 
 
+def weight_file(config: TrainConfig) -> str:
+    """The file that `--weight` means."""
+    return _pretrained_for(config.split_paths("train")[0]) if config.weight == PRETRAINED else config.weight
+
+
+@lru_cache(maxsize=1)  # says once what a set without manifest is taken for
+def _pretrained_for(latent_dir: Path) -> str:
+    codec = codec_near([latent_dir], "--weight FILE")
+    return str(pretrained(codec, "give a file by --weight, or leave it out to train from the start"))
+
+
 def started(config: TrainConfig) -> TrainConfig:
-    """`config` with the file that `--weight` means, and bridge and projection as there where they are left open."""
-    weight = config.weight
-    if weight == PRETRAINED:
-        weight = str(pretrained(codec_near([config.split_paths("train")[0]], "--weight FILE")))
-    theirs = load_checkpoint(weight, network=config.model).config
+    """`config` with bridge and projection of `--weight` where they are left open."""
+    theirs = load_checkpoint(weight_file(config), network=config.model).config
     width = theirs.projection if config.projection == PROJECTION_OPEN else config.projection
-    return replace(config, weight=weight, bridge=config.bridge or theirs.bridge, projection=width)
+    return replace(config, bridge=config.bridge or theirs.bridge, projection=width)
 
 
-def load_weight(config: TrainConfig, model: RetinaFace, codec: str) -> None:
-    """`--weight`, but for what was measured on this training set; of a detector of pixels all: it has its own range."""
-    checkpoint = load_checkpoint(config.weight, network=config.model)
-    theirs = checkpoint.config
-    if theirs.prior_sizes != model.config.prior_sizes:
+def load_start(config: TrainConfig, kind: str) -> Checkpoint:
+    """`--weight`. Raises LatentFaceError where it does not look at `kind` (latent, picture), as this set holds them."""
+    start = load_checkpoint(weight_file(config), network=config.model)
+    if start.config.input != kind:
+        held = "latents" if kind == "latent" else "pixels"
+        other = "--teacher learns from a detector of pictures" if kind == "latent" else "give a detector of pictures"
+        raise LatentFaceError(f"{start.origin} looks at {start.config.input}s, these are {held}: {other}")
+    return start
+
+
+def load_weight(checkpoint: Checkpoint, model: RetinaFace, codec: str) -> None:
+    """A checkpoint's weights into `model`, whose set is of `codec`, but for what was measured on that set.
+
+    A detector of pictures takes everything over: it has its own range.
+    """
+    theirs, ours, weight = checkpoint.config, model.config, checkpoint.origin
+    if theirs.prior_sizes != ours.prior_sizes:
         sizes = " ".join(str(size) for level in theirs.prior_sizes for size in level)
-        raise LatentFaceError(f"{config.weight} has other priors: give --prior_sizes {sizes}")
+        raise LatentFaceError(f"{weight} has other priors: give --prior_sizes {sizes}")
     start = checkpoint.build()
     state = start.state_dict()
-    if model.config.input == "latent":
-        refines = (theirs.bridge, config.bridge) == ("residual", "refined")
+    if ours.input == "latent":
+        refines = (theirs.bridge, ours.bridge) == ("residual", "refined")
         stated = bool(checkpoint.facts)  # else guessed from shapes, which two bridges may share
-        if stated and theirs.input == "latent" and theirs.bridge != config.bridge and not refines:
-            raise LatentFaceError(f"{config.weight} has another bridge: give --bridge {theirs.bridge}, or leave it out")
-        if theirs.input == "latent":
-            _check_codec(config.weight, str(checkpoint.facts.get("codec") or "unknown"), codec, theirs.projection)
-            state |= projections_of(start, model, config.weight)
+        if stated and theirs.bridge != ours.bridge and not refines:
+            raise LatentFaceError(f"{weight} has another bridge: give --bridge {theirs.bridge}, or leave it out")
+        _check_codec(weight, str(checkpoint.facts.get("codec") or "unknown"), codec, theirs.projection)
+        state |= projections_of(start, model, weight)
         # With the statistics stay the convolutions that a residual bridge lacks and that add nothing yet.
         own = ("normalisation.", "entry.fine_") if refines else ("normalisation.",)
         state |= {name: t for name, t in model.state_dict().items() if name.startswith(own)}
-    load_strictly(model, state, config.weight)
+    load_strictly(model, state, weight)
 
 
 def _check_codec(weight: str, theirs: str, codec: str, projection: int) -> None:
     """Another codec's linear maps are refused: they are found by model index or rate, which any codec may have."""
-    here = set(codec.split(" and ")).difference(NO_CODEC)
-    if theirs in NO_CODEC or here <= {theirs}:
+    known = known_codecs(theirs)
+    if not known or known_codecs(codec) <= known:
         return
     text = f"{weight} was trained on latents of {theirs}, these are of {codec}"
     if projection:
@@ -75,10 +96,13 @@ def projections_of(start: RetinaFace, model: RetinaFace, weight: str) -> dict[st
         return {}
     maps, bias = model.projection.weight.detach().clone(), model.projection.bias.detach().clone()
     for wanted in here.codec_models():
-        found = there.find(wanted)
-        if found is None:
+        candidates = there.find(wanted)
+        if not candidates:
             other = "it is for another codec or other rates"
             raise LatentFaceError(f"{weight} has no projection for {wanted}: {other}")
+        found = candidates[0]
+        if len(candidates) > 1:
+            print(f"note: {weight} has {len(candidates)} projections for {wanted}: that for {found} is taken")
         if found.channels != wanted.channels:
             counts = f"{found.channels} channels, these latents have {wanted.channels}"
             raise LatentFaceError(f"{weight}: its projection for {wanted} takes {counts}")

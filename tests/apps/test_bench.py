@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from latentface.apps import bench
+from latentface.apps.bench_config import PARTS
 from latentface.apps.bench_networks import crowded_predictions, random_model
+from latentface.apps.bench_parts import MEASURES
 from latentface.apps.bench_reading import reading_rows
 from latentface.apps.bench_timing import Comparison, Row, _as_convolution, compare, comparison_of, run_measured
 from latentface.apps.bench_training import plain_loss
@@ -42,6 +44,10 @@ def test_sides_take_turns_after_warming_up():
 def test_gmac_counts_multiply_adds():
     convolution = nn.Conv2d(16, 32, 3, padding=1)
     assert gmac(convolution, torch.zeros(1, 16, 100, 100)) == pytest.approx(16 * 32 * 9 * 100 * 100 / 1e9)
+
+
+def test_every_part_is_measured():
+    assert tuple(MEASURES) == PARTS
 
 
 def test_the_table():

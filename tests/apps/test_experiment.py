@@ -53,26 +53,58 @@ def test_a_plan_is_carried_out_once(
     assert seeds[0] != seeds[1]
 
 
-def test_a_begun_run_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where what the plan leaves open would be settled otherwise today."""
-    settings, seen = {"model": "light", "epochs": 2, "weight": "pretrained", "precision": "auto"}, []
-    began = TrainConfig(**{**settings, "weight": "w.pth", "bridge": "deep", "projection": 64, "precision": "float32"})
-    save_settings(began, tmp_path)
+BEGUN = {"model": "light", "epochs": 2, "weight": "pretrained", "precision": "auto", "max_hours": 1.0}
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """A run in `tmp_path` that was stopped; what it is gone on with is kept in the list."""
+    settled = {"bridge": "deep", "projection": 64, "precision": "float32", "workers": 3}
+    save_settings(TrainConfig(**BEGUN | settled | {"seed": 5}), tmp_path)
     (tmp_path / "state.pth").touch()
+    seen: list[TrainConfig] = []
 
     def trained(config: TrainConfig) -> None:
         seen.append(config)
         (tmp_path / "weight_final.pth").touch()
 
     monkeypatch.setattr(experiment, "train", trained)
-    with pytest.raises(LatentFaceError, match="trained with epochs 2, the plan says 3: give another --out"):
-        experiment.carry_out(Way("latents", settings | {"epochs": 3}, "", {}), 0, tmp_path)
-    assert not seen
-    experiment.carry_out(Way("latents", settings, "", {}), 0, tmp_path)
-    (config,) = seen
-    assert (config.resume, config.bridge, config.projection, config.precision) == (str(tmp_path), "deep", 64, "float32")
-    with pytest.raises(LatentFaceError, match="trained with bridge deep, the plan says shuffle"):
-        experiment.carry_out(Way("latents", {"model": "light", "epochs": 2}, "", {}), 0, tmp_path)
+    return seen
+
+
+def test_a_begun_run_goes_on_as_it_began(tmp_path: Path, begun: list[TrainConfig]) -> None:
+    """Also where what the plan leaves open would be settled otherwise today; on another machine with its settings."""
+    plan = BEGUN | {"max_hours": 9.0, "device": "cpu"}
+    experiment.carry_out(Way("latents", plan, "", {}), 5, tmp_path)
+    (config,) = begun
+    assert config.resume == str(tmp_path)
+    assert (config.bridge, config.projection, config.precision, config.seed) == ("deep", 64, "float32", 5)
+    assert (config.max_hours, config.device, config.workers) == (9.0, "cpu", 3)
+    experiment.carry_out(Way("latents", plan, "", {}), 5, tmp_path)
+    assert len(begun) == 1  # it is done
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 3}, "trained with epochs 2, the plan says 3: give another --out, or write epochs: 2 into the plan"),
+        ({"bridge": "shuffle"}, "trained with bridge deep, the plan says shuffle: "),
+        ({"projection": 0}, "trained with projection 64, the plan says 0: "),
+        ({"weight": "w.pth"}, "trained with weight pretrained, the plan says w.pth: "),
+        ({"rates": (12,)}, r"trained with rates \[\], the plan says \[12\]: "),
+    ],
+)
+@pytest.mark.parametrize("done", [False, True])
+def test_a_run_of_another_plan_is_not_taken_for_this_one(
+    tmp_path: Path, begun: list[TrainConfig], done: bool, changes: dict, said: str
+) -> None:
+    if done:
+        (tmp_path / "weight_final.pth").touch()
+    with pytest.raises(LatentFaceError, match=said):
+        experiment.carry_out(Way("latents", BEGUN | changes, "", {}), 5, tmp_path)
+    with pytest.raises(LatentFaceError, match="trained with epochs 2, the plan says 20: "):  # left out of the plan
+        experiment.carry_out(Way("latents", {k: v for k, v in BEGUN.items() if k != "epochs"}, "", {}), 5, tmp_path)
+    assert not begun
 
 
 @pytest.mark.parametrize(

@@ -79,5 +79,5 @@ def test_a_photograph_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_codec_without_weights() -> None:
-    with pytest.raises(LatentFaceError, match="there are: dct, jpegai"):
+    with pytest.raises(LatentFaceError, match=r"there are: dct, jpegai\): give --weight$"):
         pretrained("pixels")

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from latentface.model.config import ChannelCounts
-from latentface.model.normalisation import LatentNormalisation, LatentStatistics, PictureNormalisation, RowProjection
+from latentface.model.normalisation import (
+    CodecModel,
+    LatentNormalisation,
+    LatentStatistics,
+    PictureNormalisation,
+    RowProjection,
+)
 
 # Rates 25 and 50 share a network, 75 has one of its own; row 2 belongs to a network that no rate uses by default.
 STATISTICS = LatentStatistics(
@@ -195,3 +201,22 @@ def test_how_many_channels_latents_have():
     assert ChannelCounts.of_json(json.loads(json.dumps(counts.to_json()))) == counts
     assert LatentNormalisation(STATISTICS).channel_counts.of(75, 7) == 2
     assert PictureNormalisation().channel_counts.of(0, -1) == 3
+
+
+def test_a_codec_model_is_found_by_its_index_else_by_its_rates():
+    """Row 0 is the network of index 4, row 1 that of rates 50 and 75, whose index nobody knew, row 2 that of 100."""
+    table = LatentStatistics(
+        torch.zeros(3, 2), torch.ones(3, 2), rates=(25, 50, 75, 100), rate_rows=(0, 1, 1, 2), indices=(4,),
+        index_rows=(0,),
+    )  # fmt: skip
+    there = LatentNormalisation(table)
+
+    def rows(rates: tuple[int, ...], indices: tuple[int, ...]) -> list[int]:
+        return [found.row for found in there.find(CodecModel(0, rates, indices, 2))]
+
+    assert rows((75,), (4,)) == [0]  # the index says more than the rate
+    assert rows((75,), (7,)) == [1]
+    assert rows((25,), (7,)) == []  # there the rate's network is another one
+    assert rows((25,), ()) == [0]
+    assert rows((100, 50), ()) == [1, 2]
+    assert rows((12,), ()) == []

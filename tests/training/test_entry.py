@@ -19,6 +19,7 @@ from latentface.model.checkpoint import load_checkpoint, save_checkpoint
 from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
+from latentface.options import plain_yaml
 from latentface.training import entry
 from latentface.training.config import TrainConfig
 from latentface.training.entry import OWN_PARTS, RATE_FROM_RANDOM, descend, start_as
@@ -405,6 +406,16 @@ def test_weights_with_other_projections_get_a_line(model: RetinaFace, said: str)
         projections_of(START, model, "w.pth")
 
 
+def test_projections_that_could_be_meant_are_named(capsys: pytest.CaptureFixture) -> None:
+    """One network for both rates here, whose model index the weights do not know: they have a map for each rate."""
+    apart = knowing((12, 75), (), (6, 6))
+    together = LatentStatistics(torch.zeros(1, 6), torch.ones(1, 6), (12, 75), (0, 0), (3,), (0,))
+    model = RetinaFace(ModelConfig("light", "shuffle", channels=6, projection=8), together)
+    taken = projections_of(apart, model, "w.pth")["projection.weight"]
+    assert torch.equal(taken[0], apart.projection.weight[0])
+    assert capsys.readouterr().out == "note: w.pth has 2 projections for model index 3: that for rate 12 is taken\n"
+
+
 def test_weights_without_projection_say_what_they_go_on_with() -> None:
     start = knowing((12,), (4,), projection=0)
     with pytest.raises(
@@ -433,14 +444,23 @@ def test_the_weights_that_come_along_are_found_by_codec(drawn_photographs: Path,
     entry = [name for name in start.state if name.startswith(("entry.", "projection."))]
     learnt = [name for name in entry if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(went_on.state[name], start.state[name].float()) for name in learnt)
+    said = plain_yaml(str(tmp_path / "run" / "config.yaml"))
+    assert (said["weight"], said["bridge"], said["projection"]) == ("pretrained", "refined", 128)
     with pytest.raises(LatentFaceError, match=r"mobilenet_dct.pth holds a mobilenet, not a light: ask for mobilenet"):
         train(replace(config, model="light", out=str(tmp_path / "other")))
 
 
+SAME_CODECS = [
+    ("dct", "dct"), ("unknown", "dct"), ("dct", "unknown"), ("dct", "dct and unknown"), ("dct and unknown", "dct"),
+    ("dct and unknown", "dct and unknown"), ("dct and jpegai", "dct and jpegai"), ("dct and jpegai", "jpegai"),
+]  # fmt: skip
+
+
 def test_without_projections_another_codec_is_named(capsys: pytest.CaptureFixture) -> None:
-    for theirs, here in (("dct", "dct"), ("unknown", "dct"), ("dct", ""), ("dct", "dct and unknown")):
-        _check_codec("w.pth", theirs, here, projection=0)
-        assert capsys.readouterr().out == ""
+    for projection in (0, 8):
+        for theirs, here in SAME_CODECS:
+            _check_codec("w.pth", theirs, here, projection)
+            assert capsys.readouterr().out == ""
     _check_codec("w.pth", "dct", "jpegai", projection=0)
     assert capsys.readouterr().out == "note: w.pth was trained on latents of dct, these are of jpegai\n"
 
@@ -463,3 +483,11 @@ def test_a_detector_of_pixels_that_goes_on_keeps_its_range(drawn_photographs: Pa
         )
     )  # fmt: skip
     assert load_checkpoint(folder / "weight_final.pth").state["normalisation.mean"].flatten().tolist() == [100.0] * 3
+    settings = {"model": "mobilenet", "epochs": 1, "workers": 0, "no_wandb": True, "out": str(tmp_path / "refused")}
+    with pytest.raises(LatentFaceError, match=r"twin.pth looks at pictures, these are latents: --teacher learns from"):
+        train(TrainConfig(dataset_root=str(drawn_photographs), weight=str(tmp_path / "twin.pth"), **settings))
+    pixels = {"dataset_root": str(tmp_path / "pixels"), "rates": (0,)}
+    with pytest.raises(LatentFaceError, match=r"jpegai.pth looks at latents, these are pixels: give a detector of pi"):
+        train(TrainConfig(**pixels, weight=str(pretrained("jpegai")), **settings))
+    with pytest.raises(LatentFaceError, match=r"of pixels come with .*: give a file by --weight, or leave it out to"):
+        train(TrainConfig(**pixels, weight="pretrained", **settings))
