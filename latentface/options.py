@@ -21,6 +21,7 @@ from latentface.errors import LatentFaceError
 Config = TypeVar("Config")
 LONGEST_YAML = 100_000  # characters
 DEEPEST_YAML = 20
+SHORTEST_BEGINNING = len("--conf")  # of an unknown flag, that is taken for what was meant
 
 
 def option(
@@ -229,5 +230,7 @@ def _add(parser: argparse.ArgumentParser, setting: Field, shown: Any, kind: type
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    word = word.split("=")[0]
+    begun = [name for name in known if len(name) >= SHORTEST_BEGINNING and word.startswith(name)]  # --confidence
+    near = begun or difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

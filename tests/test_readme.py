@@ -75,7 +75,9 @@ def test_demo_figures_are_those_of_the_record() -> None:
 
 
 def test_the_first_minutes_are_those_of_the_record() -> None:
-    seconds = json.loads((REPOSITORY / "records" / "first_minutes.json").read_text())["seconds"]
+    record = json.loads((REPOSITORY / "records" / "first_minutes.json").read_text())
+    seconds, disk = record["seconds"], record["GiB on disk"]
+    assert f"the environment takes {disk['.venv']} GiB of disk, the demo {disk['demo']}." in README
     assert f"{(seconds['install'] + seconds['first detection']) / 60:.1f} minutes from a clone" in README
 
 
@@ -142,7 +144,7 @@ def test_bits_saved_are_those_of_the_record() -> None:
             assert f"| {theirs['different']:,} views, {theirs['in training']:,} with repetition |" in line
     text = README.replace("\n", " ")
     alike = [found["latents", control] for control in list(CONTROLS.values())[:2]]
-    assert f"latents need {alike[0]:.1f} and {alike[1]:.1f} % more bits than the first two" in text
+    assert f"they need {alike[0]:.1f} and {alike[1]:.1f} % more bits than the first two" in text
     ours = views["latents, trained on"]
     seen = f"Ours saw {ours['different']:,} views, {ours['in training']:,} with repetition and another"
     assert f"{seen} {ours['in fitting the entry']:,} while its entry was fitted" in text
@@ -157,7 +159,7 @@ def test_points_beside_decoding_are_those_of_the_record() -> None:
     assert f"{ahead} and {points['75']:.1f} at 75, and behind by {-points['100']:.1f} at 100" in text
     assert max(map(abs, points.values())) <= 1
     rows = {
-        "latents, mean of three seeds of its last epoch, it is the first": ours,
+        "the same, mean of three seeds of the last epoch, of which it is the first": ours,
         "decoded, then that one trained on decoded pictures as long as it gained": theirs,
     }
     for name, curve in rows.items():

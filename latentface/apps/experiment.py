@@ -13,7 +13,7 @@ A YAML file says what is compared:
         train: {dataset_root: originals, rates: [0]}
         evaluate: {original: {dataset_root: originals}, decoded: {dataset_root: decoded}}
       published:
-        weight: detector.pth                                  # nothing is trained
+        weight: detector.pth                 # nothing is trained; pretrained: the weights that come along
         evaluate: {decoded: {dataset_root: decoded}}
     anchor: [trained on originals decoded]                    # what `latentface report` holds the others against
 
@@ -30,15 +30,20 @@ from pathlib import Path
 from typing import Any
 
 from latentface.apps import report
+from latentface.data.remote import is_url
+from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
+from latentface.evaluation.report import read_evaluation
 from latentface.files import make_folder, name_problem
 from latentface.inference import evaluate
 from latentface.options import option, plain_yaml, values_of
-from latentface.training.config import OF_THE_MACHINE, SETTINGS_NAME, TrainConfig
+from latentface.training.config import OF_THE_MACHINE, PRETRAINED, SETTINGS_NAME, TrainConfig
 from latentface.training.folder import differing, plain_settings
 from latentface.training.loop import train
 from latentface.training.state import STATE_NAME
 
+# Settings of an evaluation that its result does not depend on.
+JUDGING_ASIDE = ("weight", "out", "batch_size", "device", "workers", "json", "cache_dir", "cache_gb")
 KEYS = {"train", "evaluate", "seeds", "ways", "anchor", "faces"}
 
 
@@ -82,17 +87,16 @@ def run(config: ExperimentConfig) -> Path:
     for name in config.ways:
         if name not in names:
             raise LatentFaceError(f"--ways {name}: {config.plan} has {', '.join(names)}")
-    for way in plan.ways:
-        if way.train is None and not Path(way.weight).is_file():
-            raise LatentFaceError(f"{config.plan}: ways: {way.name}: weight {way.weight}: no such file")
+    chosen = [way for way in plan.ways if not config.ways or way.name in config.ways]
+    for way in chosen:
+        _refuse_missing(config.plan, way)
     out = make_folder(config.out, "--out")
-    for way in plan.ways:
-        if not config.ways or way.name in config.ways:
-            for seed in plan.seeds if way.train else plan.seeds[:1]:
-                folder = out / way.name / f"seed_{seed}"
-                for place in (folder, *(folder / name for name in way.sets)):
-                    make_folder(place, "--out", within=out)
-                carry_out(way, seed, folder)
+    for way in chosen:
+        for seed in plan.seeds if way.train else plan.seeds[:1]:
+            folder = out / way.name / f"seed_{seed}"
+            for place in (folder, *(folder / name for name in way.sets)):
+                make_folder(place, "--out", within=out)
+            carry_out(way, seed, folder)
     done = list(results(plan, out))
     there = {name for name, _ in done}
     items = tuple(f"{name}={path}" for name, path in done)
@@ -102,7 +106,7 @@ def run(config: ExperimentConfig) -> Path:
 
 def carry_out(way: Way, seed: int, folder: Path) -> None:
     """Trains one way with one seed, or goes on with it, then judges it on each of its sets."""
-    weight = Path(way.weight) if way.train is None else folder / "weight_final.pth"
+    weight = folder / "weight_final.pth" if way.train is not None else Path(way.weight)
     if way.train is not None and not weight.is_file():
         print(f"== {way.name}, seed {seed}", flush=True)
         if (folder / STATE_NAME).is_file():  # it goes on as it began, also where a later version would begin otherwise
@@ -116,11 +120,34 @@ def carry_out(way: Way, seed: int, folder: Path) -> None:
             raise KeyboardInterrupt
     if way.train is not None:
         _refuse_another_plan(folder, way.train)
+    given = str(weight) if way.weight != PRETRAINED else ""  # `evaluate` then takes what comes along for the codec
     for name, settings in way.sets.items():
         place = folder / name
-        if not (place / "evaluation.json").is_file():
-            print(f"== {way.name}, seed {seed}: {name}", flush=True)
-            evaluate.run(evaluate.EvaluateConfig(**{**settings, "weight": str(weight), "out": str(place)}))
+        judging = evaluate.EvaluateConfig(**{**settings, "weight": given, "out": str(place)})
+        done = place / "evaluation.json"
+        changed = _judged_otherwise(done, judging) if done.is_file() else ""
+        if changed or not done.is_file():
+            print(f"== {way.name}, seed {seed}: {name}{changed and f', anew: {changed}'}", flush=True)
+            evaluate.run(judging)
+
+
+def _judged_otherwise(done: Path, wanted: evaluate.EvaluateConfig) -> str:
+    """Which settings of an evaluation the plan now wants otherwise, `min_height 0.0 -> 10.0`; empty: none."""
+    settings = read_evaluation(done).get("settings", {})  # earlier versions kept none: taken as they are
+    now = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(wanted).items()}
+    names = [name for name in now if name in settings and name not in JUDGING_ASIDE and settings[name] != now[name]]
+    return ", ".join(f"{name} {settings[name]} -> {now[name]}" for name in names)
+
+
+def _refuse_missing(plan: str, way: Way) -> None:
+    """Raises LatentFaceError for weights and folders that are not there, before hours of training."""
+    if way.train is None and way.weight != PRETRAINED and not Path(way.weight).is_file():
+        raise LatentFaceError(f"{plan}: ways: {way.name}: weight {way.weight}: no such file")
+    for name, settings in way.sets.items():
+        config = evaluate.EvaluateConfig(**{**settings, "weight": "weight"})
+        split = Path(config.dataset_root) / config.split
+        if not config.latent_dir and not is_url(config.dataset_root) and not latent_folder(split).is_dir():
+            raise LatentFaceError(f"{plan}: ways: {way.name}: {name}: {split}: no latents there; give dataset_root")
 
 
 def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
@@ -177,7 +204,10 @@ def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: 
     where = f"ways: {name}"
     _refuse_no_folder(path, where, name)
     way = _mapping(path, where, content)
-    if ("train" in way) == ("weight" in way) or way.keys() - {"train", "weight", "evaluate"}:
+    if unknown := way.keys() - {"train", "weight", "evaluate"}:
+        name = min(map(str, unknown))
+        raise LatentFaceError(f"{path}: {where}: unknown {name!r}; give `train` or `weight`, and `evaluate`")
+    if ("train" in way) == ("weight" in way):
         raise LatentFaceError(f"{path}: {where}: give either `train` or `weight`, and `evaluate`")
     settings = None
     if "train" in way:

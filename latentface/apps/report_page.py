@@ -28,7 +28,7 @@ from latentface.evaluation.outcomes import (
     count_falses,
     count_misses,
 )
-from latentface.evaluation.report import Cost, Curves, Difference, rates_of
+from latentface.evaluation.report import Cost, Curves, Difference, few_rates, rates_of
 from latentface.words import counted
 
 GROUPS = {
@@ -92,6 +92,7 @@ def _rates(content: Content) -> dict[str, Any]:
         "faces": content.faces,
         "rates": rates_of(content.curves),
         "differences": content.differences,
+        "few_rates": few_rates(content.curves, content.differences),
         "costs": content.costs,
         "rate_chart": chart,
     }

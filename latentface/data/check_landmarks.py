@@ -26,7 +26,8 @@ def check_landmarks(boxes: Boxes) -> Iterator[Finding]:
     known = ~(points == -1).all(axis=2).any(axis=1) & boxes.usable  # [N] all five known
     place = str(boxes.split.label_file)
     if not known.any():
-        yield Finding("note", "no-landmarks", place, "no face has five landmarks: the model will find faces without")
+        what = "the model will find faces without" if boxes.split.name == "train" else "their error cannot be measured"
+        yield Finding("note", "no-landmarks", place, f"no face has five landmarks: {what}")
         return
     zero = known & (points == 0).all(axis=(1, 2))
     if zero.any():

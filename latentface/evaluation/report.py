@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 UNCODED = "0"  # the rate of original pictures
 CLOSE = 1.12  # two figures on the axis of bits whose ratio is less would lie over each other
 LEAST_POINTS = 2  # of a curve, for a difference between two
+ENOUGH_POINTS = 4  # of a curve, for a difference to say much: as many as Bjontegaard's own figures take
+ALIKE = ("name", "min_height")  # what AP is of: with others of these, curves have nothing to do with each other
 # Okabe and Ito's colours, told apart by colour-blind people too and seen on light and on dark; a marker with each.
 STYLES = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"), "osD^vX", strict=True))
 
@@ -84,6 +86,7 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
     found: dict[str, dict[str, Point]] = {}
     protocols: list[dict[str, Any]] = []
     of_name: dict[str, dict[str, Any]] = {}
+    first: tuple[Path, dict[str, Any]] | None = None
     for name, path in files:
         rates, protocol = _scores(path)
         if protocol not in protocols:
@@ -93,6 +96,13 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
                 raise LatentFaceError(
                     f"{path}: {key} {protocol.get(key)}, in another file of {name} {value}: judge them alike, or give "
                     "them names of their own"
+                )
+        first = first or (path, protocol)
+        for key in ALIKE:
+            if protocol.get(key) != first[1].get(key):
+                raise LatentFaceError(
+                    f"{path}: {key} {protocol.get(key)}, in {first[0]} {first[1].get(key)}: AP of other faces, judge "
+                    "them alike by latentface evaluate"
                 )
         points = found.setdefault(name, {})
         for rate, scores in rates.items():
@@ -221,8 +231,18 @@ def markdown(
         rate = "-" if one.bd_rate is None else f"{one.bd_rate:+.1f} %"
         ap = "-" if one.bd_ap is None else f"{one.bd_ap:+.4f}"
         lines.append(f"| {one.name} | {one.anchor} | {rate} | {one.ap_overlap:.0%} | {ap} | {one.bpp_overlap:.0%} |")
+    if few := few_rates(curves, differences):
+        lines += ["", few]
     lines += _cost_lines(costs) if costs else []
     return "\n".join(lines) + "\n"
+
+
+def few_rates(curves: Curves, differences: Iterable[Difference]) -> str:
+    """A line where one of the curves compared has too few rates to say much; else nothing."""
+    compared = {name for one in differences if one.bd_rate is not None for name in (one.name, one.anchor)}
+    few = {name: len(curves[name]) for name in sorted(compared) if len(curves[name]) < ENOUGH_POINTS}
+    listed = ", ".join(f"{name} has {count}" for name, count in few.items())
+    return f"BD figures of fewer than {ENOUGH_POINTS} rates say little: {listed}." if few else ""
 
 
 def _cost_lines(costs: Mapping[str, Cost]) -> list[str]:

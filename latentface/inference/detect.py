@@ -17,7 +17,14 @@ from latentface.inference.detect_config import DetectConfig
 from latentface.inference.detector import Detector
 from latentface.inference.inputs import is_picture, paths_ahead, read_list, store_of
 from latentface.inference.results import table, write_result
-from latentface.inference.sources import Source, codec_said, inputs_of, open_source, refuse_same_names
+from latentface.inference.sources import (
+    Source,
+    codec_said,
+    inputs_of,
+    open_source,
+    refuse_photograph,
+    refuse_same_names,
+)
 from latentface.machine import cores
 from latentface.model.faces import Faces, Thresholds
 from latentface.overlap import ahead
@@ -99,27 +106,31 @@ def _codec_of_inputs(config: DetectConfig) -> str:
     places = [*config.places, *(next(read_list(name), Path()) for name in config.lists)]
     for place in places:
         if is_picture(place):
-            raise LatentFaceError(
-                f"{shown(place)}: a photograph; give --codec dct and --rate 50, or another codec and rate"
-            )
+            refuse_photograph(place, config)
     return codec_near(places, "--codec")
 
 
 def _say_doubts(sources: list[Source], detector: Detector) -> None:
     """A line for each latent of an unknown codec that does not look like what the detector reads."""
     for source in sources:
-        if source.codec or detector.codec != "jpegai":
-            continue
-        preview = preview_of_jpegai()
-        model = preview.model_of(source.array, source.rate)
-        if model is None:
-            text = "its values are unlike a JPEG AI latent's: if it is none, faces found in it mean nothing"
-        elif model != preview.usual_model(source.rate):
-            rates = [str(rate) for rate in preview.model_of_rate if preview.usual_model(rate) == model]
-            text = f"its values are those of rate {' or '.join(rates)}, not {source.rate}"
-        else:
-            continue
-        print(f"note: {shown(source.path)}: {text}", file=sys.stderr)
+        if not source.codec and (doubt := _doubt(source, detector.codec)):
+            print(f"note: {shown(source.path)}: {doubt}", file=sys.stderr)
+
+
+def _doubt(source: Source, wanted: str) -> str:
+    """What speaks against a latent of the codec `wanted`, of those that weights come along for; empty: nothing."""
+    if wanted not in ("jpegai", "dct"):
+        return ""
+    preview = preview_of_jpegai()
+    model = preview.model_of(source.array, source.rate)
+    if wanted == "dct":
+        return "" if model is None else "its values are like a JPEG AI latent's, not like those of dct"
+    if model is None:
+        return "its values are unlike a JPEG AI latent's: if it is none, faces found in it mean nothing"
+    if model == preview.usual_model(source.rate):
+        return ""
+    rates = [str(rate) for rate in preview.model_of_rate if preview.usual_model(rate) == model]
+    return f"its values are those of rate {' or '.join(rates)}, not {source.rate}"
 
 
 def _readable(

@@ -7,7 +7,7 @@ Of weights: their AP on a split of a dataset, and a folder of prediction files p
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from latentface.data.cache import CACHE_GB
@@ -86,6 +86,7 @@ def run(config: EvaluateConfig) -> int:
         from latentface.inference.evaluate_weights import evaluate_weights
 
         result = evaluate_weights(config)
+    result["settings"] = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
     out = make_folder(config.out, "--out")
     text = json.dumps(result, indent=1)
     with replacing(out / "evaluation.json") as temporary:
@@ -102,10 +103,11 @@ def describe(result: dict[str, Any]) -> str:
     for rate, scored in result.get("rates", {}).items():
         bpp = "unknown" if scored["mean_bpp"] is None else f"{scored['mean_bpp']:.3f}"
         lines.append(f"rate {rate} ({bpp} bpp, {scored['latents']} latents, {', '.join(scored['picture_sizes'])})")
-        for band in ("all", "under 16", "16-32", "32-96", "over 96"):
-            score = scored[band]
+        lowest = result["protocol"]["min_height"]
+        for band in ("all", "under 16", "16-32", "32-96", "over 96"):  # bands are of all faces, whatever `lowest` is
+            score, name = scored[band], f"from {lowest:g}" if band == "all" and lowest else band
             lines.append(
-                f"  {band:>9}  AP {_shown(score['ap'])}  recall {_shown(score['recall'])}  {score['truths']} faces"
+                f"  {name:>9}  AP {_shown(score['ap'])}  recall {_shown(score['recall'])}  {score['truths']} faces"
             )
         nme = scored["landmarks"]
         lines.append(f"  landmarks  NME {_shown(nme['nme'])} of sqrt(width x height), {nme['faces']} faces")

@@ -134,6 +134,6 @@ def open_runtime(
     runtime = OnnxRuntime(path, threads)
     if network and network != runtime.config.backbone:
         raise LatentFaceError(
-            f"{path} holds a {runtime.config.backbone}, not a {network}: ask for {runtime.config.backbone}"
+            f"{path} holds a {runtime.config.backbone}, not a {network}: give --network {runtime.config.backbone}"
         )
     return runtime

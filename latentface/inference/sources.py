@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -140,13 +141,21 @@ def _encode(path: Path, config: DetectConfig, detector: Detector, codec: Codec |
     if codec is None and config.codec:
         codec = open_codec(config.codec)  # says what it needs
     if codec is None:
-        raise LatentFaceError(f"{path}: a photograph; give --codec dct and --rate 50, or another codec and rate")
+        refuse_photograph(path, config)
     rate = _only_rate(detector, path) if config.rate is None else config.rate
     rgb = read_picture(path)
     fit = "stretch" if config.fit == "stretch" else "pad"
     row = whole_row(path.name, rgb.shape[1], rgb.shape[0], config.size, fit, codec.stride)
     latent = codec.encode_rates(render(rgb, row), [rate], row.content_width * row.content_height)[0]
     return Source(result_name(path), path, latent.array, rate, replace(row, latents={rate: LatentEntry.of(latent)}))
+
+
+def refuse_photograph(path: Path, config: DetectConfig) -> NoReturn:
+    """Raises LatentFaceError for a photograph that no codec is given for."""
+    wanted = "--codec dct and --rate 50, or another codec and rate"
+    if config.rate is not None:
+        wanted = "--codec dct, or another codec"
+    raise LatentFaceError(f"{shown(path)}: a photograph; give {wanted}")
 
 
 def _only_rate(detector: Detector, path: Path) -> int:

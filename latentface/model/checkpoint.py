@@ -70,8 +70,8 @@ def save_atomically(content: dict[str, Any], path: str | Path) -> None:
         torch.save(content, file)
 
 
-def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
-    """Reads a checkpoint or a bare state dict. `network` is what the user believes the backbone to be.
+def load_checkpoint(path: str | Path, network: str | None = None, flag: str = "--network") -> Checkpoint:
+    """Reads a checkpoint or a bare state dict. `network` is what the user believes the backbone to be, by `flag`.
 
     Raises LatentFaceError for a file that is missing, no checkpoint, or of another network than `network`.
     """
@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path, network: str | None = None) -> Checkpoint:
         raise LatentFaceError(f"{path}: neither a latentface checkpoint nor a state dict of its models")
     if network and network != checkpoint.config.backbone:
         raise LatentFaceError(
-            f"{path} holds a {checkpoint.config.backbone}, not a {network}: ask for {checkpoint.config.backbone}"
+            f"{path} holds a {checkpoint.config.backbone}, not a {network}: give {flag} {checkpoint.config.backbone}"
         )
     return checkpoint
 

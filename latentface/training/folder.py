@@ -11,7 +11,7 @@ from typing import Any
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing, unwritable
 from latentface.lock import sole_writer
-from latentface.training.config import LEFT_OPEN, SETTINGS_NAME, TrainConfig
+from latentface.training.config import LEFT_OPEN, OF_THE_MACHINE, SETTINGS_NAME, TrainConfig
 from latentface.training.ranks import Ranks
 from latentface.training.state import STATE_NAME
 
@@ -71,6 +71,17 @@ def differing(config: TrainConfig, settings: dict[str, Any]) -> list[str]:
     wanted = _kept(config)
     names = [name for name in wanted if name not in LEFT_OPEN or wanted[name] != LEFT_OPEN[name]]
     return [name for name in names if name not in settings or settings[name] != wanted[name]]
+
+
+def changes(config: TrainConfig) -> list[str]:
+    """What is otherwise than in the run that `config` resumes, `lr 0.001 -> 0.0001` each."""
+    import yaml
+
+    path = Path(config.resume) / SETTINGS_NAME
+    there = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    wanted, known = plain_settings(config), [name for name in differing(config, there) if name in there]
+    settled = [name for name in known if name not in LEFT_OPEN or there[name] != LEFT_OPEN[name]]
+    return [f"{name} {there[name]} -> {wanted[name]}" for name in settled if name not in OF_THE_MACHINE]
 
 
 def has_settings(config: TrainConfig) -> bool:

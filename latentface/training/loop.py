@@ -25,7 +25,7 @@ from latentface.progress import progress as progress_bar
 from latentface.training import setup
 from latentface.training.config import TrainConfig
 from latentface.training.entry import DESCENT_RATE, RATE_FROM_RANDOM, descend, start_as
-from latentface.training.folder import experiment_folder, plain_settings, save_settings
+from latentface.training.folder import changes, experiment_folder, plain_settings, save_settings
 from latentface.training.journal import Journal
 from latentface.training.ranks import Ranks, joined
 from latentface.training.shared_norm import share_statistics
@@ -83,6 +83,7 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):
             print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give more --epochs to go on")
             return folder
+        changed = changes(config) if config.resume and ranks.first else []
         journal = _open_journal(config, folder, progress) if ranks.first else None
         run = Run(
             config, ranks, folder, device, precision, dataset, validation, batches, loader, model,
@@ -92,6 +93,8 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         print(f"experiment directory: {folder}", flush=True)
         if config.resume:
             print(f"going on after epoch {progress.epoch} of {config.epochs}", flush=True)
+            if changed:
+                print(f"otherwise than before: {', '.join(changed)}", flush=True)
         try:
             fit(run, stop)
         finally:

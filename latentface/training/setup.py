@@ -138,7 +138,7 @@ def describe(
     print(f"{config.model}, {entry}, on {device} in {config.precision}; rates {', '.join(map(str, train.rates))}")
     for split, dataset in (("train", train), ("val", validation)):
         if dataset is not None:
-            faces = sum(len(picture.labels.boxes) for picture in dataset.pictures)
+            faces = sum(int((~picture.labels.ignore).sum()) for picture in dataset.pictures)
             size = f"{counted(len(dataset), 'picture')}, {counted(faces, 'face')}"
             print(f"{split}: {size} ({shown(dataset.label_file)})")
             for note in dataset.notes:
@@ -181,6 +181,7 @@ def fixed_order(config: TrainConfig, dataset: NestedLatentWiderFaceDataset, orde
         seed=config.seed,
         network=config.model,
         window=order.window if order else 0,
+        codec=dataset.codec,
     )
 
 

@@ -16,6 +16,8 @@ from latentface.model.normalisation import LatentNormalisation
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import PRETRAINED, PROJECTION_OPEN, TrainConfig
 
+MOST_AFTER_TRAINING = 2e-4  # learning rate; the weights that come along were trained on with 0.0001 at most
+
 
 def weight_file(config: TrainConfig) -> str:
     """The file that `--weight` means."""
@@ -30,14 +32,17 @@ def _pretrained_for(latent_dir: Path) -> str:
 
 def started(config: TrainConfig) -> TrainConfig:
     """`config` with bridge and projection of `--weight` where they are left open."""
-    theirs = load_checkpoint(weight_file(config), network=config.model).config
+    theirs = load_checkpoint(weight_file(config), config.model, "--model").config
+    if config.weight == PRETRAINED and config.lr > MOST_AFTER_TRAINING:
+        print(f"note: --lr {config.lr:g} undoes much of what {PRETRAINED} weights know; they go on with "
+              "--lr 0.00005 --entry_lr 0.2 --keep_statistics")  # fmt: skip
     width = theirs.projection if config.projection == PROJECTION_OPEN else config.projection
     return replace(config, bridge=config.bridge or theirs.bridge, projection=width)
 
 
 def load_start(config: TrainConfig, kind: str) -> Checkpoint:
     """`--weight`. Raises LatentFaceError where it does not look at `kind` (latent, picture), as this set holds them."""
-    start = load_checkpoint(weight_file(config), network=config.model)
+    start = load_checkpoint(weight_file(config), config.model, "--model")
     if start.config.input != kind:
         held = "latents" if kind == "latent" else "pixels"
         other = "--teacher learns from a detector of pictures" if kind == "latent" else "give a detector of pictures"

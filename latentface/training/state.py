@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from latentface.codecs.base import known_codecs
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_strictly, save_atomically
 from latentface.model.retinaface import RetinaFace
@@ -57,6 +58,7 @@ class Order:
     seed: int
     network: str
     window: int = 0  # shards that are mixed at a time; 0: pictures are drawn from the whole set
+    codec: str = "unknown"  # of the latents; earlier versions did not keep it
 
 
 def save_state(
@@ -89,19 +91,13 @@ def load_state(
 ) -> Progress:
     """Puts the saved state back; raises LatentFaceError where it belongs to another kind of run.
 
-    Batch size, seed and set may change between two epochs; inside one they may not, network and rates never.
+    Batch size, seed and set may change between two epochs; inside one they may not, network, rates and codec never.
     """
     path = folder / STATE_NAME
     content = read_torch_file(path)
     try:
         progress, saved = Progress(**content["progress"]), Order(**content["order"])
-        fixed = ("network", "rates") if progress.batch == 0 else tuple(asdict(order))
-        for name in fixed:
-            before, now = getattr(saved, name), getattr(order, name)
-            if before != now:
-                raise LatentFaceError(
-                    f"{folder} was stopped with {name} {before}, now it is {now}: resume with the same"
-                )
+        refuse_another(saved, order, folder, inside=progress.batch > 0)
         load_strictly(model, content["model"], str(path))
         if (average is None) != (not content["average"]):
             raise LatentFaceError(
@@ -116,3 +112,17 @@ def load_state(
         first_line = str(error).partition("\n")[0]  # torch lists every tensor
         raise LatentFaceError(f"{path}: does not belong to a run with these settings ({first_line})") from error
     return progress
+
+
+def refuse_another(saved: Order, order: Order, folder: Path, *, inside: bool) -> None:
+    """Raises LatentFaceError where a run cannot go on by `order`; `inside` an epoch nothing of it may change."""
+    for name in tuple(asdict(order)) if inside else ("network", "rates", "codec"):
+        before, now = getattr(saved, name), getattr(order, name)
+        if not (_same_codecs(before, now) if name == "codec" else before == now):
+            raise LatentFaceError(f"{folder} was stopped with {name} {before}, now it is {now}: resume with the same")
+
+
+def _same_codecs(first: str, second: str) -> bool:
+    """Also where one of them is unknown: a manifest may have come or gone."""
+    known = [known_codecs(said) for said in (first, second)]
+    return not all(known) or known[0] == known[1]

@@ -10,6 +10,7 @@ import pytest
 from latentface.apps import experiment
 from latentface.apps.experiment import Way
 from latentface.cli import main
+from latentface.data.pretrained import pretrained
 from latentface.errors import LatentFaceError
 from latentface.training.config import TrainConfig
 from latentface.training.folder import save_settings
@@ -49,8 +50,23 @@ def test_a_plan_is_carried_out_once(
     assert main(["experiment", str(plan), "--out", str(out)]) == 0
     assert "==" not in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in files] == stamps
+    plan.write_text(
+        PLAN.format(root=drawn_dataset, weights=weights).replace("{rates: [75]}", "{rates: [75], nms: 0.3}")
+    )
+    assert main(["experiment", str(plan), "--out", str(out)]) == 0
+    anew = [line for line in capsys.readouterr().out.splitlines() if line.startswith("==")]
+    assert anew == ["== given, seed 0: here, anew: nms 0.4 -> 0.3"]
+    assert json.loads((out / "given/seed_0/here/evaluation.json").read_text())["protocol"]["nms"] == 0.3
     seeds = [json.loads((out / f"latents/seed_{n}/metrics.jsonl").read_text().splitlines()[-1])["loss"] for n in (0, 1)]
     assert seeds[0] != seeds[1]
+
+
+def test_the_weights_that_come_along_may_be_a_way(drawn_photographs: Path, tmp_path: Path) -> None:
+    plan, way = tmp_path / "plan.yaml", "{weight: pretrained, evaluate: {here: {rates: [75], split: train}}}"
+    plan.write_text(f"evaluate: {{dataset_root: {drawn_photographs}}}\nways: {{ours: {way}}}")
+    assert main(["experiment", str(plan), "--out", str(tmp_path / "out")]) == 0
+    protocol = json.loads((tmp_path / "out/ours/seed_0/here/evaluation.json").read_text())["protocol"]
+    assert protocol["weight"] == str(pretrained("dct"))
 
 
 BEGUN = {"model": "light", "epochs": 2, "weight": "pretrained", "precision": "auto", "max_hours": 1.0}
@@ -113,6 +129,11 @@ def test_a_run_of_another_plan_is_not_taken_for_this_one(
         ("ways: 3", "no `ways`; a plan has anchor"),
         ("wais: {}", "unknown 'wais'"),
         ("ways: {a: {evaluate: {}}}", "ways: a: give either `train` or `weight`"),
+        ("ways: {a: {weigth: w, evaluate: {}}}", "ways: a: unknown 'weigth'; give `train` or `weight`, and"),
+        (
+            "ways: {a: {train: {}, evaluate: {here: {dataset_root: nowhere}}}}",
+            "ways: a: here: nowhere/val: no latents there; give dataset_root",
+        ),
         ("ways: {a: {train: {modle: light}}}", "ways: a: unknown setting 'modle' (did you mean model?)"),
         ("ways: {a: {train: {epochs: 0}}}", "--epochs 0: has to be 1 or more"),
         ("ways: {a: {weight: w, evaluate: {here: {batch: 2}}}}", "ways: a: here: unknown setting 'batch'"),

@@ -355,6 +355,10 @@ FAULTS: dict[str, Fault] = {
         lambda r: labels(r, each_row(lambda row: row[:4])),
         "note", "no-landmarks", "train", LABELS, "the model will find faces without",
     ),
+    "no landmarks to judge by": (
+        lambda r: labels(r, each_row(lambda row: row[:4]), "val"),
+        "note", "no-landmarks", "val", "val/labels.txt", "no face has five landmarks: their error cannot be measured",
+    ),
     "an exclusion that is none": (
         lambda r: (r / "train/exclude.txt").write_text("train_3\n"),
         "note", "excluded", "train", "train/exclude.txt", "no picture is called train_3",

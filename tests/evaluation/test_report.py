@@ -138,14 +138,32 @@ def test_curves_of_several_files(tmp_path: Path) -> None:
     files = [
         ("a", evaluation(tmp_path / "1.json", first, weight="seed 1")),
         ("a", evaluation(tmp_path / "2.json", second, weight="seed 2")),
-        ("b", evaluation(tmp_path / "3.json", {"100": scores(0.1, 2.0)}, weight="b", min_height=0)),
+        ("b", evaluation(tmp_path / "3.json", {"100": scores(0.1, 2.0)}, weight="b", codec="dct")),
     ]
     curves, protocols = read_curves(files, "all")
     assert curves == {
         "a": [Point("12", 0.2, [0.3, 0.4]), Point("75", 1.0, [0.5, 0.6]), Point("0", None, [0.7, 0.8])],
         "b": [Point("100", 2.0, [0.1])],
     }
-    assert protocols == [{"min_height": 10}, {"min_height": 0}]
+    assert protocols == [{"min_height": 10}, {"min_height": 10, "codec": "dct"}]
+
+
+def test_ap_of_other_faces_is_not_set_beside(tmp_path: Path) -> None:
+    paths = [evaluation(tmp_path / f"{least}.json", {"75": scores(0.5, 1.0)}, min_height=least) for least in (10, 0)]
+    with pytest.raises(LatentFaceError) as caught:
+        read_curves(list(zip("ab", paths, strict=True)), "all")
+    wanted = f"{paths[1]}: min_height 0, in {paths[0]} 10: AP of other faces, judge them alike by latentface evaluate"
+    assert str(caught.value) == wanted
+
+
+def test_figures_of_few_rates_are_said_to_be_so() -> None:
+    long, short = ([Point(str(n), n / 10, [n / 20]) for n in range(1, count + 1)] for count in (4, 2))
+    curves = {"ours": long, "theirs": short}
+    found = [difference("ours", long, "theirs", short)]
+    assert markdown(curves, found, [], "all").splitlines()[-1] == (
+        "BD figures of fewer than 4 rates say little: theirs has 2."
+    )
+    assert "say little" not in markdown(curves, [difference("ours", long, "ours", long)], [], "all")
 
 
 def test_an_ap_that_is_not_there(tmp_path: Path) -> None:
@@ -226,6 +244,8 @@ def test_tables_by_hand() -> None:
         "|---|---|---|---|---|---|\n"
         "| b | a | -12.3 % | 50% | +0.0123 | 25% |\n"
         "| c | a | - | 0% | - | 100% |\n"
+        "\n"
+        "BD figures of fewer than 4 rates say little: a has 2, b has 1.\n"
     )
 
 

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from latentface.cli import main
+from latentface.codecs import open_codec
 from latentface.codecs.dct import DctCodec
 from latentface.data.manifest import LatentEntry, ManifestRow, manifest_in
-from latentface.data.pictures import decode_picture
+from latentface.data.pictures import decode_picture, read_picture, render, whole_row
 from latentface.inference import detect
 from latentface.inference.draw import BOX, draw_faces, place_photograph, render_latent
 from latentface.inference.sources import codec_said
@@ -128,7 +129,7 @@ def test_photograph_is_encoded(weights: Path, tmp_path: Path, capsys: pytest.Cap
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save("photo.png")
     arguments = ["detect", "photo.png", "--weight", str(weights), "--rate", "75"]
     assert main(arguments) == 2
-    assert "photo.png: a photograph; give --codec dct and --rate 50" in capsys.readouterr().err
+    assert "photo.png: a photograph; give --codec dct, or another codec\n" in capsys.readouterr().err
     assert main([*arguments, "--codec", "dct", "--size", "128"]) == 0
     content = json.loads(Path("detections", "photo.json").read_text())
     assert (content["picture_width"], content["picture_height"]) == (128, 128)
@@ -161,6 +162,16 @@ def test_jpeg_ai_latents_need_no_networks(capsys: pytest.CaptureFixture) -> None
     Image.new("RGB", (32, 32)).save("a.png")
     assert main(["detect", "a.png", "--codec", "jpegai", "--rate", "75"]) == 2
     assert "codec jpegai needs --codec_weights DIR" in capsys.readouterr().err
+
+
+def test_a_latent_of_jpeg_ai_called_dct_is_doubted(shared: Path, capsys: pytest.CaptureFixture) -> None:
+    rgb = read_picture(shared / "wider/dev/images/57--Angler/57_Angler_peoplefishing_57_206.webp")
+    picture = render(rgb, whole_row("a.webp", rgb.shape[1], rgb.shape[0], 320, "pad", 16))
+    for codec, weights, doubted in (("jpegai", shared / "jpegai", True), ("dct", None, False)):
+        np.save("latent_75.npy", open_codec(codec, weights).encode(picture, 75).array)
+        assert main(["detect", "latent_75.npy", "--codec", "dct"]) == 0
+        said = capsys.readouterr().err
+        assert ("note: latent_75.npy: its values are like a JPEG AI latent's, not like those of dct" in said) == doubted
 
 
 def test_latents_of_another_profile_are_called_otherwise() -> None:

@@ -159,7 +159,7 @@ def test_state_dicts_of_other_models(change, load):
 
 
 def test_the_wrong_network_is_named(checkpoint):
-    with pytest.raises(LatentFaceError, match=r"weight.pth holds a light, not a resnet50: ask for light"):
+    with pytest.raises(LatentFaceError, match=r"weight.pth holds a light, not a resnet50: give --network light"):
         load_checkpoint(checkpoint, network="resnet50")
 
 

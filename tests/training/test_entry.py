@@ -446,7 +446,7 @@ def test_the_weights_that_come_along_are_found_by_codec(drawn_photographs: Path,
     assert all(torch.equal(went_on.state[name], start.state[name].float()) for name in learnt)
     said = plain_yaml(str(tmp_path / "run" / "config.yaml"))
     assert (said["weight"], said["bridge"], said["projection"]) == ("pretrained", "refined", 128)
-    with pytest.raises(LatentFaceError, match=r"mobilenet_dct.pth holds a mobilenet, not a light: ask for mobilenet"):
+    with pytest.raises(LatentFaceError, match=r"mobilenet_dct.pth holds a mobilenet, not a light: give --model m"):
         train(replace(config, model="light", out=str(tmp_path / "other")))
 
 

@@ -7,18 +7,21 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, write_tree
 
+from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import load_checkpoint
 from latentface.torch_file import read_torch_file
 from latentface.training import journal, loop, setup, stopping, validation
 from latentface.training.config import TrainConfig
 from latentface.training.journal import read_rows
 from latentface.training.loop import train
+from latentface.training.state import Order, refuse_another
 from latentface.training.stopping import StopRequest
 
 
@@ -193,6 +196,25 @@ def test_a_final_file_of_an_earlier_end_is_not_taken_for_the_last(root: Path, tm
     assert load_checkpoint(folder / "weight_final.pth").facts["epoch"] == 1
     train(config(root, tmp_path / "x", epochs=2, resume=str(folder)))
     assert load_checkpoint(folder / "weight_final.pth").facts["epoch"] == 2
+
+
+def test_what_is_changed_when_it_goes_on_is_said(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = train(config(root, tmp_path / "run", epochs=1))
+    capsys.readouterr()
+    train(config(root, folder, epochs=2, lr=0.002, workers=1, resume=str(folder)))
+    assert "otherwise than before: epochs 1 -> 2, lr 0.001 -> 0.002\n" in capsys.readouterr().out
+    train(config(root, folder, epochs=3, lr=0.002, resume=str(folder)))
+    assert "otherwise than before: epochs 2 -> 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_run_does_not_go_on_with_another_codec(inside: bool) -> None:
+    began = Order((75,), 9, 4, 1, 0, "light", codec="dct and unknown")
+    for codec in ("dct", "unknown", "dct and unknown"):  # a manifest may have come or gone
+        refuse_another(began, replace(began, codec=codec), Path("run"), inside=inside)
+    said = "^run was stopped with codec dct and unknown, now it is jpegai: resume with the same$"
+    with pytest.raises(LatentFaceError, match=said):
+        refuse_another(began, replace(began, codec="jpegai"), Path("run"), inside=inside)
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:

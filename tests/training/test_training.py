@@ -197,7 +197,7 @@ def test_documented_scripts(drawn_dataset: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        f"latentface: error: {weights} holds a resnet18, not a resnet50: ask for resnet18"
+        f"latentface: error: {weights} holds a resnet18, not a resnet50: give --network resnet18"
     ]
 
 
