@@ -132,6 +132,8 @@ def _evaluations(path: Path, name: str) -> list[tuple[str, Path]]:
     if (path / EVALUATION).is_file():
         return [(name, path / EVALUATION)]
     below = sorted(path.glob(f"*/{EVALUATION}"))
+    if not below and any(path.glob("*/seed_*")):
+        raise LatentFaceError(f"{path}: of `latentface experiment`; give a run in it, WAY/seed_N, or see its report/")
     if not below and not _is_training(path):
         raise LatentFaceError(
             f"{path}: neither an evaluation ({EVALUATION}) nor an experiment directory ({SETTINGS_NAME}, {METRICS})"

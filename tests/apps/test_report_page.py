@@ -406,6 +406,7 @@ def test_tables_and_curves_for_other_programs(tmp_path: Path, capsys: pytest.Cap
         (["file.json"], "file.json: no such file or folder; give an evaluation or an experiment directory"),
         (["a=gone.json"], "gone.json: no such file or folder"),
         (["a={empty}"], "neither an evaluation (evaluation.json) nor an experiment directory"),
+        (["{many}"], "many: of `latentface experiment`; give a run in it, WAY/seed_N, or see its report/"),
         (["a={text}"], "text.json: cannot be read as JSON"),
         (["a={good}", "--anchor", "b"], "--anchor b: there are a"),
         (["a={good}", "--sets", "b=c"], "--sets b: there are a"),
@@ -426,9 +427,10 @@ def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, ar
     places["other"].write_text('{"protocol": {}}')
     places["odd"].write_text('{"protocol": {}, "rates": {"12": {"all": {"ap": "high"}}}}')
     places["text"].write_text("AP 0.5")
-    for name in ("empty", "run"):
+    for name in ("empty", "run", "many"):
         places[name] = tmp_path / name
         places[name].mkdir()
+    (places["many"] / "latents" / "seed_0").mkdir(parents=True)
     (places["run"] / "metrics.jsonl").write_text('{"epoch": 1, "loss": "low"}\n')
     given = [argument.format(**places) for argument in arguments]
     assert main(["report", *given, "--out", str(tmp_path / "report")]) == 2
