@@ -84,6 +84,11 @@ def read_yaml(config_class: type, path: str | Path) -> dict[str, Any]:
     return values_of(config_class, plain_yaml(path), path)
 
 
+def plain_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As YAML and JSON have them: lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
 def plain_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file of `name: value` lines; raises LatentFaceError naming file and line."""
     import yaml
@@ -232,5 +237,6 @@ def _add(parser: argparse.ArgumentParser, setting: Field, shown: Any, kind: type
 def _suggestion(word: str, known: Sequence[str]) -> str:
     word = word.split("=")[0]
     begun = [name for name in known if len(name) >= SHORTEST_BEGINNING and word.startswith(name)]  # --confidence
-    near = begun or difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.8) or sorted(begun, key=len)[-1:]
+    near = near or difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

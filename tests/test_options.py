@@ -110,7 +110,7 @@ def test_values_have_the_declared_types():
         ("--batch_sise 4", "unknown argument --batch_sise (did you mean --batch_size?); see bake --help"),
         ("--batch-sise=4", "unknown argument --batch-sise=4 (did you mean --batch-size?); see bake --help"),
         ("--zzz", "unknown argument --zzz; see bake --help"),
-        ("--batch_sizes_of_all 4", "unknown argument --batch_sizes_of_all (did you mean --batch_size?); see bake"),
+        ("--batch_sizes_of_all_that_there_are 4", "all_that_there_are (did you mean --batch_size?); see bake"),
         ("--batch 4", "unknown argument --batch"),  # no abbreviations
         ("rye", "unknown argument rye"),
         ("--batch_size four", "--batch_size: 'four' is no whole number; see bake --help"),

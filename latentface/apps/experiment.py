@@ -18,8 +18,8 @@ A YAML file says what is compared:
     anchor: [trained on originals decoded]                    # what `latentface report` holds the others against
 
 `OUT/<way>/seed_<n>/` is an experiment directory of its own; `OUT/<way>/seed_<n>/<set>/evaluation.json` what came of it;
-`OUT/report/` the curves, each named `<way> <set>`, or `<way>` where a set has the way's own name. What is there is
-kept: the same command continues.
+`OUT/report/` the curves, each named `<way> <set>`, or `<way>` where a set has the way's own name. The same
+command continues: trainings that are there are kept, and evaluations, but for those that the plan now wants otherwise.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from pathlib import Path
 from typing import Any
 
 from latentface.apps import report
+from latentface.apps.experiment_plan import Plan, Way, read_plan
 from latentface.data.remote import is_url
 from latentface.data.stores import latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.report import read_evaluation
-from latentface.files import make_folder, name_problem
-from latentface.inference import evaluate
-from latentface.options import option, plain_yaml, values_of
+from latentface.files import make_folder, sha256
+from latentface.inference.evaluate import EvaluateConfig
+from latentface.inference.evaluate import run as judge
+from latentface.options import option, plain_values, plain_yaml, values_of
 from latentface.training.config import OF_THE_MACHINE, PRETRAINED, SETTINGS_NAME, TrainConfig
 from latentface.training.folder import differing, plain_settings
-from latentface.training.loop import train
+from latentface.training.loop import FINAL_NAME, train
 from latentface.training.state import STATE_NAME
 
-# Settings of an evaluation that its result does not depend on.
-JUDGING_ASIDE = ("weight", "out", "batch_size", "device", "workers", "json", "cache_dir", "cache_gb")
-KEYS = {"train", "evaluate", "seeds", "ways", "anchor", "faces"}
+# Settings of an evaluation that its result does not depend on; weights go by their checksum.
+ASIDE = ("weight", "out", "batch_size", "device", "workers", "json", "cache_dir", "cache_gb")
+# What earlier versions kept of the settings, by the name in the protocol.
+IN_PROTOCOL = {"min_height": "min_height", "conf": "confidence", "nms": "nms", "keep": "keep"}
 
 
 @dataclass
@@ -56,30 +59,6 @@ class ExperimentConfig:
     ways: tuple[str, ...] = option((), "only these ways of the plan")
 
 
-@dataclass(frozen=True)
-class Way:
-    """One line of the comparison."""
-
-    name: str
-    train: dict[str, Any] | None  # settings; None: nothing is trained
-    weight: str  # where nothing is trained
-    sets: dict[str, dict[str, Any]]  # settings of an evaluation by name of the set
-
-    def curve(self, place: str) -> str:
-        """The name in the report of what one set says of this way."""
-        return self.name if place == self.name else f"{self.name} {place}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The YAML file, checked."""
-
-    ways: list[Way]
-    seeds: list[int]
-    anchor: tuple[str, ...]
-    faces: str
-
-
 def run(config: ExperimentConfig) -> Path:
     """Every way, every seed, then the report of all that is there."""
     plan = read_plan(config.plan)
@@ -88,12 +67,12 @@ def run(config: ExperimentConfig) -> Path:
         if name not in names:
             raise LatentFaceError(f"--ways {name}: {config.plan} has {', '.join(names)}")
     chosen = [way for way in plan.ways if not config.ways or way.name in config.ways]
-    for way in chosen:
-        _refuse_missing(config.plan, way)
+    for way in chosen:  # all of them first: what is refused has changed nothing
+        _refuse_another_plan(way, _folders(plan, way, Path(config.out)))
+        _refuse_missing(f"{config.plan}: ways: {way.name}", way, _folders(plan, way, Path(config.out)))
     out = make_folder(config.out, "--out")
     for way in chosen:
-        for seed in plan.seeds if way.train else plan.seeds[:1]:
-            folder = out / way.name / f"seed_{seed}"
+        for seed, folder in _folders(plan, way, out).items():
             for place in (folder, *(folder / name for name in way.sets)):
                 make_folder(place, "--out", within=out)
             carry_out(way, seed, folder)
@@ -104,63 +83,113 @@ def run(config: ExperimentConfig) -> Path:
     return report.run(report.ReportConfig(items, anchor, plan.faces, out=str(out / "report")))
 
 
+def _folders(plan: Plan, way: Way, out: Path) -> dict[int, Path]:
+    """Of each seed; what is not trained has one."""
+    return {seed: out / way.name / f"seed_{seed}" for seed in (plan.seeds[:1] if way.train is None else plan.seeds)}
+
+
 def carry_out(way: Way, seed: int, folder: Path) -> None:
     """Trains one way with one seed, or goes on with it, then judges it on each of its sets."""
-    weight = folder / "weight_final.pth" if way.train is not None else Path(way.weight)
-    if way.train is not None and not weight.is_file():
-        print(f"== {way.name}, seed {seed}", flush=True)
-        if (folder / STATE_NAME).is_file():  # it goes on as it began, also where a later version would begin otherwise
-            _refuse_another_plan(folder, way.train)
-            own = {name: value for name, value in way.train.items() if name in OF_THE_MACHINE}
-            settings = {**asdict(_trained(folder)), **own, "resume": str(folder)}
-        else:
-            settings = {**way.train, "seed": seed, "no_wandb": True, "out": str(folder)}
-        train(TrainConfig(**settings))
-        if not weight.is_file():  # Ctrl-C or --max_hours: the state is saved
-            raise KeyboardInterrupt
     if way.train is not None:
-        _refuse_another_plan(folder, way.train)
-    given = str(weight) if way.weight != PRETRAINED else ""  # `evaluate` then takes what comes along for the codec
-    for name, settings in way.sets.items():
-        place = folder / name
-        judging = evaluate.EvaluateConfig(**{**settings, "weight": given, "out": str(place)})
-        done = place / "evaluation.json"
-        changed = _judged_otherwise(done, judging) if done.is_file() else ""
-        if changed or not done.is_file():
+        if not (folder / FINAL_NAME).is_file():
+            print(f"== {way.name}, seed {seed}", flush=True)
+            begun = (folder / STATE_NAME).is_file()
+            train(_going_on(folder, way.train) if begun else _beginning(folder, way.train, seed))
+        if not (folder / FINAL_NAME).is_file():  # Ctrl-C or --max_hours: the state is saved
+            raise KeyboardInterrupt
+    for name in way.sets:
+        wanted = _judging(way, name, folder)
+        changed = _to_do(wanted)
+        if changed is not None:
             print(f"== {way.name}, seed {seed}: {name}{changed and f', anew: {changed}'}", flush=True)
-            evaluate.run(judging)
+            judge(wanted)
 
 
-def _judged_otherwise(done: Path, wanted: evaluate.EvaluateConfig) -> str:
-    """Which settings of an evaluation the plan now wants otherwise, `min_height 0.0 -> 10.0`; empty: none."""
-    settings = read_evaluation(done).get("settings", {})  # earlier versions kept none: taken as they are
-    now = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(wanted).items()}
-    names = [name for name in now if name in settings and name not in JUDGING_ASIDE and settings[name] != now[name]]
-    return ", ".join(f"{name} {settings[name]} -> {now[name]}" for name in names)
+def _beginning(folder: Path, settings: dict[str, Any], seed: int) -> TrainConfig:
+    return TrainConfig(**{**settings, "seed": seed, "no_wandb": True, "out": str(folder)})
 
 
-def _refuse_missing(plan: str, way: Way) -> None:
-    """Raises LatentFaceError for weights and folders that are not there, before hours of training."""
-    if way.train is None and way.weight != PRETRAINED and not Path(way.weight).is_file():
-        raise LatentFaceError(f"{plan}: ways: {way.name}: weight {way.weight}: no such file")
-    for name, settings in way.sets.items():
-        config = evaluate.EvaluateConfig(**{**settings, "weight": "weight"})
-        split = Path(config.dataset_root) / config.split
-        if not config.latent_dir and not is_url(config.dataset_root) and not latent_folder(split).is_dir():
-            raise LatentFaceError(f"{plan}: ways: {way.name}: {name}: {split}: no latents there; give dataset_root")
+def _going_on(folder: Path, settings: dict[str, Any]) -> TrainConfig:
+    """As the run began, also where a later version would begin otherwise; but for what is of the machine."""
+    planned = TrainConfig(**{**settings, "no_wandb": True})
+    own = {name: getattr(planned, name) for name in OF_THE_MACHINE}
+    return TrainConfig(**{**asdict(_trained(folder)), **own, "resume": str(folder)})
 
 
-def _refuse_another_plan(folder: Path, settings: dict[str, Any]) -> None:
+def _judging(way: Way, name: str, folder: Path) -> EvaluateConfig:
+    """How the plan wants a way to be judged on a set; without `weight` by what comes along for the codec."""
+    weight = str(folder / FINAL_NAME) if way.train is not None else way.weight
+    own = {"weight": "" if weight == PRETRAINED else weight, "out": str(folder / name)}
+    return EvaluateConfig(**{**way.sets[name], **own})
+
+
+def _to_do(wanted: EvaluateConfig) -> str | None:
+    """None where an evaluation is there as the plan wants it; else what is otherwise, empty where there is none."""
+    done = Path(wanted.out) / "evaluation.json"
+    if not done.is_file():
+        return ""
+    content, now = read_evaluation(done), plain_values(asdict(wanted))
+    then = _judged_by(content)
+    names = [name for name in now if name in then and name not in ASIDE and then[name] != now[name]]
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in names]
+    if _by_others(content, wanted.weight):
+        changed.append(f"its weights are others than {wanted.weight}")
+    return ", ".join(changed) or None
+
+
+def _judged_by(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation."""
+    kept, protocol = content.get("settings"), content["protocol"]
+    if isinstance(kept, dict):
+        return kept
+    return {name: protocol[other] for name, other in IN_PROTOCOL.items() if other in protocol}
+
+
+def _by_others(content: dict[str, Any], weight: str) -> bool:
+    """Whether an evaluation is of other weights: by their checksum, which earlier versions did not keep."""
+    checksum = content.get("weight_sha256")
+    return bool(checksum and weight) and Path(weight).is_file() and sha256(Path(weight)) != checksum
+
+
+def _refuse_missing(where: str, way: Way, folders: dict[int, Path]) -> None:
+    """Raises LatentFaceError for files and folders that are still needed and not there, before hours of training."""
+    needed = []
+    if way.train is None:
+        needed = [way.weight] if way.weight != PRETRAINED else []
+    elif not all((folder / FINAL_NAME).is_file() for folder in folders.values()):
+        needed = _needed(TrainConfig(**way.train))
+    for name in way.sets:
+        wanted = [_judging(way, name, folder) for folder in folders.values()]
+        if any(_to_do(one) is not None for one in wanted):
+            needed.append(_latents(wanted[0].dataset_root, wanted[0].split, wanted[0].latent_dir))
+    for place in needed:
+        if place and not is_url(place) and not Path(place).exists():
+            raise LatentFaceError(f"{where}: {place}: no such file or folder")
+
+
+def _needed(config: TrainConfig) -> list[str]:
+    """What a training reads."""
+    weight = config.weight if config.weight != PRETRAINED else ""
+    return [_latents(config.dataset_root, "train", config.latent_dir), weight, config.teacher, config.photographs]
+
+
+def _latents(root: str, split: str, folder: str) -> str:
+    """Where the latents of a split are: `folder`, if it is given."""
+    return folder or (root if is_url(root) else str(latent_folder(Path(root) / split)))
+
+
+def _refuse_another_plan(way: Way, folders: dict[int, Path]) -> None:
     """Raises LatentFaceError where a run learnt by other settings than the plan now has."""
-    trained = plain_settings(_trained(folder))
-    planned = TrainConfig(**settings)
-    for name in differing(planned, trained):
-        if name not in (*OF_THE_MACHINE, "seed", "out"):
-            wanted = plain_settings(planned)[name]
-            raise LatentFaceError(
-                f"{folder}: trained with {name} {trained[name]}, the plan says {wanted}: give another --out, or write "
-                f"{name}: {trained[name]} into the plan"
-            )
+    for folder in folders.values():
+        if way.train is None or not ((folder / STATE_NAME).is_file() or (folder / FINAL_NAME).is_file()):
+            continue
+        planned, trained = TrainConfig(**way.train), plain_settings(_trained(folder))
+        for name in differing(planned, trained):
+            if name not in (*OF_THE_MACHINE, "seed", "out"):
+                raise LatentFaceError(
+                    f"{folder}: trained with {name} {trained[name]}, the plan says {plain_settings(planned)[name]}: "
+                    f"give another --out, or write {name}: {trained[name]} into the plan"
+                )
 
 
 def _trained(folder: Path) -> TrainConfig:
@@ -170,76 +199,12 @@ def _trained(folder: Path) -> TrainConfig:
 
 
 def results(plan: Plan, out: Path) -> Iterator[tuple[str, Path]]:
-    """Name of the curve and evaluation file of everything that is done."""
+    """Name of the curve and evaluation file of everything that is done as the plan says."""
     for way in plan.ways:
         for name in way.sets:
-            for seed in plan.seeds:
-                path = out / way.name / f"seed_{seed}" / name / "evaluation.json"
-                if path.is_file():
-                    yield way.curve(name), path
-
-
-def read_plan(path: str) -> Plan:
-    """Raises LatentFaceError, naming file and place, for anything that a command would refuse later."""
-    content = plain_yaml(path)
-    unknown = content.keys() - KEYS
-    if unknown or not isinstance(content.get("ways"), dict):
-        wanted = f"unknown {sorted(unknown)[0]!r}" if unknown else "no `ways`"
-        raise LatentFaceError(f"{path}: {wanted}; a plan has {', '.join(sorted(KEYS))}")
-    training, judging = (_mapping(path, key, content.get(key, {})) for key in ("train", "evaluate"))
-    seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise LatentFaceError(f"{path}: seeds: expected a list of whole numbers")
-    ways = [_way(path, str(name), way, training, judging) for name, way in content["ways"].items()]
-    anchor = content.get("anchor", [])
-    anchors = tuple(anchor if isinstance(anchor, list) else [anchor])
-    curves = [way.curve(place) for way in ways for place in way.sets]
-    for name in anchors:
-        if name not in curves:
-            raise LatentFaceError(f"{path}: anchor: no curve {name!r}; there will be {', '.join(curves)}")
-    return Plan(ways, seeds, anchors, str(content.get("faces", "all")))
-
-
-def _way(path: str, name: str, content: Any, training: dict[str, Any], judging: dict[str, Any]) -> Way:
-    where = f"ways: {name}"
-    _refuse_no_folder(path, where, name)
-    way = _mapping(path, where, content)
-    if unknown := way.keys() - {"train", "weight", "evaluate"}:
-        name = min(map(str, unknown))
-        raise LatentFaceError(f"{path}: {where}: unknown {name!r}; give `train` or `weight`, and `evaluate`")
-    if ("train" in way) == ("weight" in way):
-        raise LatentFaceError(f"{path}: {where}: give either `train` or `weight`, and `evaluate`")
-    settings = None
-    if "train" in way:
-        own = _mapping(path, f"{where}: train", way["train"])
-        settings = values_of(TrainConfig, {**training, **own}, f"{path}: {where}")
-        if places := settings.keys() & {"out", "resume"}:
-            raise LatentFaceError(f"{path}: {where}: {min(places)}: runs lie in --out, by way and seed; leave it out")
-        _try(path, where, TrainConfig, settings)
-    sets = {}
-    for place, own in _mapping(path, f"{where}: evaluate", way.get("evaluate")).items():
-        _refuse_no_folder(path, f"{where}: evaluate: {place}", str(place))
-        both = {**judging, **_mapping(path, f"{where}: {place}", own)}
-        sets[str(place)] = values_of(evaluate.EvaluateConfig, both, f"{path}: {where}: {place}")
-        _try(path, f"{where}: {place}", evaluate.EvaluateConfig, {**sets[str(place)], "weight": "weight"})
-    return Way(name, settings, str(way.get("weight", "")), sets)
-
-
-def _try(path: str, where: str, config: type, settings: dict[str, Any]) -> None:
-    """What a command would refuse later is refused now, with the place in the plan."""
-    try:
-        config(**settings)
-    except LatentFaceError as error:
-        raise LatentFaceError(f"{path}: {where}: {error}") from error
-
-
-def _refuse_no_folder(path: str, where: str, name: str) -> None:
-    """Names of ways and sets become folders below `--out`, and curves of the report."""
-    if name_problem(name) or any(letter in name for letter in "/\\="):
-        raise LatentFaceError(f"{path}: {where}: no name of a folder; use letters, digits and spaces")
-
-
-def _mapping(path: str, where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise LatentFaceError(f"{path}: {where}: expected `name: value` lines")
-    return value
+            for folder in _folders(plan, way, out).values():
+                changed = _to_do(_judging(way, name, folder))
+                if changed is None:
+                    yield way.curve(name), folder / name / "evaluation.json"
+                elif changed:
+                    print(f"left out, without --ways it is judged anew: {folder / name} ({changed})")

@@ -29,7 +29,6 @@ UNCODED = "0"  # the rate of original pictures
 CLOSE = 1.12  # two figures on the axis of bits whose ratio is less would lie over each other
 LEAST_POINTS = 2  # of a curve, for a difference between two
 ENOUGH_POINTS = 4  # of a curve, for a difference to say much: as many as Bjontegaard's own figures take
-ALIKE = ("name", "min_height")  # what AP is of: with others of these, curves have nothing to do with each other
 # Okabe and Ito's colours, told apart by colour-blind people too and seen on light and on dark; a marker with each.
 STYLES = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"), "osD^vX", strict=True))
 
@@ -98,7 +97,7 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
                     "them names of their own"
                 )
         first = first or (path, protocol)
-        for key in ALIKE:
+        for key in ("name", "min_height") if faces == "all" else ("name",):  # AP by height is always of all faces
             if protocol.get(key) != first[1].get(key):
                 raise LatentFaceError(
                     f"{path}: {key} {protocol.get(key)}, in {first[0]} {first[1].get(key)}: AP of other faces, judge "
@@ -239,8 +238,10 @@ def markdown(
 
 def few_rates(curves: Curves, differences: Iterable[Difference]) -> str:
     """A line where one of the curves compared has too few rates to say much; else nothing."""
-    compared = {name for one in differences if one.bd_rate is not None for name in (one.name, one.anchor)}
-    few = {name: len(curves[name]) for name in sorted(compared) if len(curves[name]) < ENOUGH_POINTS}
+    said = [one for one in differences if one.bd_rate is not None or one.bd_ap is not None]
+    names = sorted({name for one in said for name in (one.name, one.anchor)})
+    counts = {name: sum(1 for point in curves[name] if point.bpp) for name in names}
+    few = {name: count for name, count in counts.items() if count < ENOUGH_POINTS}
     listed = ", ".join(f"{name} has {count}" for name, count in few.items())
     return f"BD figures of fewer than {ENOUGH_POINTS} rates say little: {listed}." if few else ""
 

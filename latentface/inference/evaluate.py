@@ -18,7 +18,7 @@ from latentface.files import make_folder, replacing
 from latentface.inference.evaluate_files import evaluate_files
 from latentface.model.config import PRECISIONS
 from latentface.model.faces import Thresholds
-from latentface.options import option
+from latentface.options import option, plain_values
 from latentface.words import counted
 
 
@@ -86,7 +86,7 @@ def run(config: EvaluateConfig) -> int:
         from latentface.inference.evaluate_weights import evaluate_weights
 
         result = evaluate_weights(config)
-    result["settings"] = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
+    result["settings"] = plain_values(asdict(config))
     out = make_folder(config.out, "--out")
     text = json.dumps(result, indent=1)
     with replacing(out / "evaluation.json") as temporary:

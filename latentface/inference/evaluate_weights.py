@@ -21,7 +21,7 @@ from latentface.data.stores import available_rates, find_labels, latent_folder
 from latentface.errors import LatentFaceError
 from latentface.evaluation.average_precision import DetectionScore, Evaluation, PictureResult
 from latentface.evaluation.wider import prediction_name, write_prediction
-from latentface.files import make_folder, refuse_link_outside
+from latentface.files import make_folder, refuse_link_outside, sha256
 from latentface.inference.cost import Stopwatch, cost
 from latentface.inference.detector import Detector
 from latentface.inference.evaluate_files import number, wider_scores
@@ -80,7 +80,11 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     with deaths_explained():
         scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset, watch) for dataset in datasets}
     costs = cost(detector.runtime, watch)
-    return {"protocol": protocol, "data": data, "rates": scores, "cost": costs, "versions": versions()}
+    checksum = sha256(Path(weight))
+    return {
+        "protocol": protocol, "weight_sha256": checksum, "data": data, "rates": scores, "cost": costs,
+        "versions": versions(),
+    }  # fmt: skip
 
 
 def open_set(data: Mapping[str, Any], rate: int, cache: Cache | None = None) -> NestedLatentWiderFaceDataset:

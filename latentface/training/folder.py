@@ -11,6 +11,7 @@ from typing import Any
 from latentface.errors import LatentFaceError
 from latentface.files import make_folder, replacing, unwritable
 from latentface.lock import sole_writer
+from latentface.options import plain_values, plain_yaml
 from latentface.training.config import LEFT_OPEN, OF_THE_MACHINE, SETTINGS_NAME, TrainConfig
 from latentface.training.ranks import Ranks
 from latentface.training.state import STATE_NAME
@@ -63,7 +64,7 @@ def _make_next(config: TrainConfig) -> Path:
 
 
 def plain_settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    return plain_values(asdict(config))
 
 
 def differing(config: TrainConfig, settings: dict[str, Any]) -> list[str]:
@@ -75,21 +76,21 @@ def differing(config: TrainConfig, settings: dict[str, Any]) -> list[str]:
 
 def changes(config: TrainConfig) -> list[str]:
     """What is otherwise than in the run that `config` resumes, `lr 0.001 -> 0.0001` each."""
-    import yaml
-
-    path = Path(config.resume) / SETTINGS_NAME
-    there = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    wanted, known = plain_settings(config), [name for name in differing(config, there) if name in there]
-    settled = [name for name in known if name not in LEFT_OPEN or there[name] != LEFT_OPEN[name]]
-    return [f"{name} {there[name]} -> {wanted[name]}" for name in settled if name not in OF_THE_MACHINE]
+    there, wanted = _settings_in(Path(config.resume)), plain_settings(config)
+    settled = [name for name in there if name not in LEFT_OPEN or there[name] != LEFT_OPEN[name]]
+    names = [name for name in differing(config, there) if name in settled and name not in (*OF_THE_MACHINE, "out")]
+    return [f"{name} {there[name]} -> {wanted[name]}" for name in names]
 
 
 def has_settings(config: TrainConfig) -> bool:
     """Whether the run in `--out` was begun with the same settings."""
-    import yaml
+    there = _settings_in(Path(config.out))
+    return bool(there) and not differing(config, there)
 
-    path = Path(config.out) / SETTINGS_NAME
-    return path.is_file() and not differing(config, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+
+def _settings_in(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_NAME
+    return plain_yaml(path) if path.is_file() else {}
 
 
 def _kept(config: TrainConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from latentface.model.config import LINEAR_BRIDGES
 from latentface.model.retinaface import RetinaFace
 from latentface.progress import progress as progress_bar
 from latentface.training import setup
-from latentface.training.config import TrainConfig
+from latentface.training.config import PROJECTION_OPEN, TrainConfig
 from latentface.training.entry import DESCENT_RATE, RATE_FROM_RANDOM, descend, start_as
 from latentface.training.folder import changes, experiment_folder, plain_settings, save_settings
 from latentface.training.journal import Journal
@@ -60,7 +60,8 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
     if ranks.first:
         setup.check_data(config, dataset, validation, orders)
     model = setup.build_model(config, dataset, orders[0], ranks).to(device)
-    config = replace(config, projection=model.config.projection)  # a resumed run keeps it
+    if config.projection == PROJECTION_OPEN:
+        config = replace(config, projection=model.config.projection)  # a resumed run keeps it
     distillation = setup.build_distillation(config, model, device, ranks)
     batches = EpochBatches(len(dataset), config.batch_size, config.seed, orders[0], ranks.rank, ranks.size)
     loader = setup.build_loader(config, dataset, batches, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from latentface.evaluation.report import (
     _rising,
     difference,
     draw,
+    few_rates,
     markdown,
     overlap,
     plain,
@@ -154,6 +156,9 @@ def test_ap_of_other_faces_is_not_set_beside(tmp_path: Path) -> None:
         read_curves(list(zip("ab", paths, strict=True)), "all")
     wanted = f"{paths[1]}: min_height 0, in {paths[0]} 10: AP of other faces, judge them alike by latentface evaluate"
     assert str(caught.value) == wanted
+    for path, least in zip(paths, (10, 0), strict=True):
+        evaluation(path, {"75": {"16-32": {"ap": 0.5}, "mean_bpp": 1.0}}, min_height=least)
+    assert len(read_curves(list(zip("ab", paths, strict=True)), "16-32")[0]) == 2  # of all faces of that height
 
 
 def test_figures_of_few_rates_are_said_to_be_so() -> None:
@@ -164,6 +169,11 @@ def test_figures_of_few_rates_are_said_to_be_so() -> None:
         "BD figures of fewer than 4 rates say little: theirs has 2."
     )
     assert "say little" not in markdown(curves, [difference("ours", long, "ours", long)], [], "all")
+    unknown = {"ours": long, "theirs": [*short, Point("75", None, [0.9]), Point("100", None, [0.9])]}
+    assert few_rates(unknown, found) == "BD figures of fewer than 4 rates say little: theirs has 2."
+    apart = Difference("ours", "theirs", None, 0.0, 0.1, 0.5)
+    assert few_rates(curves, [apart]) == few_rates(unknown, found)
+    assert few_rates(curves, [replace(apart, bd_ap=None)]) == ""
 
 
 def test_an_ap_that_is_not_there(tmp_path: Path) -> None:
@@ -245,7 +255,7 @@ def test_tables_by_hand() -> None:
         "| b | a | -12.3 % | 50% | +0.0123 | 25% |\n"
         "| c | a | - | 0% | - | 100% |\n"
         "\n"
-        "BD figures of fewer than 4 rates say little: a has 2, b has 1.\n"
+        "BD figures of fewer than 4 rates say little: a has 2, b has 0.\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from latentface.model.config import ModelConfig
 from latentface.model.normalisation import LatentStatistics
 from latentface.model.retinaface import RetinaFace
 from latentface.training.config import TrainConfig
+from latentface.training.folder import has_settings
 from latentface.training.loop import train
 
 CODEC = "mbt2018-mean"
@@ -86,6 +88,17 @@ def test_the_pack_knows_both(packed: Path) -> None:
     assert main(["pack", str(packed), "--verify"]) == 0
     store = NestedLatentWiderFaceDataset.of_split(packed / "val", rates=(1, 6)).store
     assert [store.shape("drawn_train_0001", rate) for rate in (1, 6)] == [(12, 8, 8), (20, 8, 8)]
+
+
+def test_no_projection_is_kept_as_it_was_asked_for(packed: Path, tmp_path: Path) -> None:
+    """There has to be one, of the fewest channels; the run has its own settings all the same."""
+    config = TrainConfig(
+        dataset_root=str(packed), out=str(tmp_path / "run"), model="light", bridge="shuffle", epochs=1, batch_size=3,
+        no_wandb=True, workers=0, rates=(1, 6), precision="float32", projection=0,
+    )  # fmt: skip
+    assert load_checkpoint(train(config) / "weight_final.pth").config.projection == 12
+    assert has_settings(config)
+    assert not has_settings(replace(config, projection=8))
 
 
 def test_the_entry_has_a_linear_map_for_each(weight: Path) -> None:
