@@ -154,14 +154,13 @@ def _by_others(content: dict[str, Any], weight: str) -> bool:
 def _refuse_missing(where: str, way: Way, folders: dict[int, Path]) -> None:
     """Raises LatentFaceError for files and folders that are still needed and not there, before hours of training."""
     needed = []
-    if way.train is None:
-        needed = [way.weight] if way.weight != PRETRAINED else []
-    elif not all((folder / FINAL_NAME).is_file() for folder in folders.values()):
+    if way.train is not None and not all((folder / FINAL_NAME).is_file() for folder in folders.values()):
         needed = _needed(TrainConfig(**way.train))
     for name in way.sets:
         wanted = [_judging(way, name, folder) for folder in folders.values()]
         if any(_to_do(one) is not None for one in wanted):
-            needed.append(_latents(wanted[0].dataset_root, wanted[0].split, wanted[0].latent_dir))
+            latents = _latents(wanted[0].dataset_root, wanted[0].split, wanted[0].latent_dir)
+            needed += [latents] if way.train is not None else [wanted[0].weight, latents]
     for place in needed:
         if place and not is_url(place) and not Path(place).exists():
             raise LatentFaceError(f"{where}: {place}: no such file or folder")

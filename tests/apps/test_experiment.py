@@ -205,6 +205,7 @@ def test_what_is_done_needs_its_data_no_more_and_what_is_judged_otherwise_is_lef
     with pytest.raises(LatentFaceError, match=r"^plan: gone/val/latent: no such file or folder$"):
         experiment._refuse_missing("plan", plan.ways[0], folders)
     experiment.carry_out(plan.ways[0], 0, folders[0])
+    (tmp_path / "a.pth").unlink()
     experiment._refuse_missing("plan", plan.ways[0], folders)
     assert list(experiment.results(plan, tmp_path)) == [("one here", folders[0] / "here" / "evaluation.json")]
     other = replace(plan, ways=[replace(plan.ways[0], sets={"here": {"dataset_root": "gone", "nms": 0.3}})])
@@ -222,6 +223,7 @@ def test_what_is_done_needs_its_data_no_more_and_what_is_judged_otherwise_is_lef
         ("ways: {a: {weight: pretrained, evaluate: {b: {dataset_root: c}}}}", "ways: a: c/val/latent: no such file or"),
         ("ways: {a: {train: {dataset_root: b}, evaluate: {}}}", "ways: a: b/train/latent: no such file or folder"),
         ("ways: {a: {train: {latent_dir: ., weight: b}, evaluate: {}}}", "ways: a: b: no such file or folder"),
+        ("ways: {a: {weight: b, evaluate: {c: {latent_dir: .}}}}", "ways: a: b: no such file or folder"),
         (
             "ways: {a: {weight: b, evaluate: {c: {}, d: {min_height: 10}}}}",
             "evaluate: min_height 0 of a c and min_height 10 of a d: AP of other faces, give them one",
