@@ -59,26 +59,21 @@ def encode_row(
     command = ["encode", "--codec", codec_name, "--workers", str(processes), "--precision", precision]
     command += ["--device", device]
     command += ["--codec_weights", codec_weights] if codec_weights else []
+    seconds, peak = np.empty((rounds, 2)), 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain = folder / "plain"
         plain.mkdir()
         _rate_by_rate(codec, chosen[:1], plain)  # reads the networks
         beginning, whole = (_copies(paths, folder / str(len(paths))) for paths in (chosen[:few], chosen))
-        seconds, peaks = np.empty((rounds, 2)), []
         for turn in range(rounds):
             start, _ = _encoded(command, beginning)
-            took, peak = _encoded(command, whole)
-            peaks.append(peak)
+            took, used = _encoded(command, whole)
+            peak = max(peak, used)
             seconds[turn, 0] = (took - start) / (len(chosen) - few)
             seconds[turn, 1] = elapsed(partial(_rate_by_rate, codec, some, plain)) / len(some)
     threads = torch.get_num_threads()
-    facts = {
-        "pictures": len(chosen),
-        "rates": RATES,
-        "peak_mb_of_a_process": max(peaks),
-        "threads_of_one_process": threads,
-    }
+    facts = {"pictures": len(chosen), "rates": RATES, "peak_mb_of_a_process": peak, "threads_of_one_process": threads}
     name = codec_name if precision == "float32" else f"{codec_name} in {precision}"
     on = "" if device == "cpu" else " on the GPU"
     count = "two" if processes == 2 else str(processes)

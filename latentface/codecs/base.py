@@ -68,6 +68,12 @@ def known_codecs(said: str) -> set[str]:
     return set(said.split(TOGETHER)).difference(NO_CODEC)
 
 
+def may_read(trained_on: str, codec: str) -> bool:
+    """Whether weights of these codecs read latents of those, as far as both are known."""
+    known = known_codecs(trained_on)
+    return not known or known_codecs(codec) <= known
+
+
 class Decoder(Protocol):
     """A latent becomes a picture."""
 

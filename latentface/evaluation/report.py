@@ -97,12 +97,7 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
                     "them names of their own"
                 )
         first = first or (path, protocol)
-        for key in ("name", "min_height") if faces == "all" else ("name",):  # AP by height is always of all faces
-            if protocol.get(key) != first[1].get(key):
-                raise LatentFaceError(
-                    f"{path}: {key} {protocol.get(key)}, in {first[0]} {first[1].get(key)}: AP of other faces, judge "
-                    "them alike by latentface evaluate"
-                )
+        _refuse_other_faces(path, protocol, *first, faces)
         points = found.setdefault(name, {})
         for rate, scores in rates.items():
             bands = {band: score for band, score in scores.items() if isinstance(score, dict) and "ap" in score}
@@ -115,6 +110,16 @@ def read_curves(files: Iterable[tuple[str, Path]], faces: str) -> tuple[Curves, 
                 raise LatentFaceError(f"{path}: rate {rate} of {name} has {bpp} bpp here, {point.bpp} in another file")
             point.ap.append(ap)
     return {name: sorted(points.values(), key=_bits) for name, points in found.items()}, protocols
+
+
+def _refuse_other_faces(path: Path, protocol: dict[str, Any], first: Path, firsts: dict[str, Any], faces: str) -> None:
+    """Raises LatentFaceError where AP is of other faces than in the first file; AP by height is always of all."""
+    for key in ("name", "min_height") if faces == "all" else ("name",):
+        if protocol.get(key) != firsts.get(key):
+            raise LatentFaceError(
+                f"{path}: {key} {protocol.get(key)}, in {first} {firsts.get(key)}: AP of other faces, judge them alike "
+                "by latentface evaluate"
+            )
 
 
 def read_costs(files: Iterable[tuple[str, Path]]) -> dict[str, Cost]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
 
-from latentface.codecs.base import UNKNOWN_INDEX, known_codecs
+from latentface.codecs.base import UNKNOWN_INDEX, may_read
 from latentface.data.pretrained import pretrained
 from latentface.errors import LatentFaceError
 from latentface.inference.runtime import Runtime, open_runtime
@@ -163,8 +163,7 @@ class Detector:
 
     def check_codec(self, codec: str, where: str) -> None:
         """Raises LatentFaceError where both codecs are known and differ: the same channels mean different things."""
-        known = known_codecs(self.codec)
-        if known and not known_codecs(codec) <= known:
+        if not may_read(self.codec, codec):
             raise LatentFaceError(f"{where}: a latent of {codec}, but these weights were trained on {self.codec}")
 
     def check_rate(self, rate: int | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,21 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     datasets = [open_set(data, rate, cache) for rate in rates]
     for dataset in datasets:
         detector.check_codec(dataset.codec, str(latent_dir))
+    watch = Stopwatch()
+    with deaths_explained():
+        scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset, watch) for dataset in datasets}
+    return {
+        "protocol": _protocol(config, datasets, weight),
+        "weight_sha256": sha256(Path(weight)),
+        "data": data,
+        "rates": scores,
+        "cost": cost(detector.runtime, watch),
+        "versions": versions(),
+    }
+
+
+def _protocol(config: EvaluateConfig, datasets: Sequence[NestedLatentWiderFaceDataset], weight: str) -> dict[str, Any]:
+    """What the figures mean: the set, and everything of the settings that they depend on."""
     protocol = {
         "name": "all-point AP at IoU 0.5, detections pooled",
         "set": shown(datasets[0].store.split),
@@ -76,15 +91,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         protocol["channels"] = config.channels
     if config.frame != "picture":
         protocol["frame"] = config.frame
-    watch = Stopwatch()
-    with deaths_explained():
-        scores = {str(dataset.rates[0]): _evaluate_rate(config, detector, dataset, watch) for dataset in datasets}
-    costs = cost(detector.runtime, watch)
-    checksum = sha256(Path(weight))
-    return {
-        "protocol": protocol, "weight_sha256": checksum, "data": data, "rates": scores, "cost": costs,
-        "versions": versions(),
-    }  # fmt: skip
+    return protocol
 
 
 def open_set(data: Mapping[str, Any], rate: int, cache: Cache | None = None) -> NestedLatentWiderFaceDataset:

@@ -69,17 +69,19 @@ def plain_settings(config: TrainConfig) -> dict[str, Any]:
 
 def differing(config: TrainConfig, settings: dict[str, Any]) -> list[str]:
     """Which of a run's plain `settings` are not as `config` wants them; what it leaves open fits whatever it was."""
-    wanted = _kept(config)
-    names = [name for name in wanted if name not in LEFT_OPEN or wanted[name] != LEFT_OPEN[name]]
-    return [name for name in names if name not in settings or settings[name] != wanted[name]]
+    wanted = _without_open(_kept(config))
+    return [name for name in wanted if name not in settings or settings[name] != wanted[name]]
 
 
 def changes(config: TrainConfig) -> list[str]:
     """What is otherwise than in the run that `config` resumes, `lr 0.001 -> 0.0001` each."""
-    there, wanted = _settings_in(Path(config.resume)), plain_settings(config)
-    settled = [name for name in there if name not in LEFT_OPEN or there[name] != LEFT_OPEN[name]]
-    names = [name for name in differing(config, there) if name in settled and name not in (*OF_THE_MACHINE, "out")]
+    there, wanted = _without_open(_settings_in(Path(config.resume))), plain_settings(config)
+    names = [name for name in differing(config, there) if name in there and name not in (*OF_THE_MACHINE, "out")]
     return [f"{name} {there[name]} -> {wanted[name]}" for name in names]
+
+
+def _without_open(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in LEFT_OPEN or value != LEFT_OPEN[name]}
 
 
 def has_settings(config: TrainConfig) -> bool:

@@ -84,18 +84,15 @@ def _train(config: TrainConfig, stop: StopRequest, ranks: Ranks) -> Path:
         if progress.epoch >= config.epochs and is_of_epoch(folder / FINAL_NAME, progress.epoch):
             print(f"nothing to do: {progress.epoch} epochs are done in {folder}; give more --epochs to go on")
             return folder
-        changed = changes(config) if config.resume and ranks.first else []
+        print(f"experiment directory: {folder}", flush=True)
+        if config.resume:
+            _say_going_on(config, progress)
         journal = _open_journal(config, folder, progress) if ranks.first else None
         run = Run(
             config, ranks, folder, device, precision, dataset, validation, batches, loader, model,
             ranks.spread(model, device), average, setup.build_loss(config, ranks), distillation, optimizer, scaler,
             progress, order, journal,
         )  # fmt: skip
-        print(f"experiment directory: {folder}", flush=True)
-        if config.resume:
-            print(f"going on after epoch {progress.epoch} of {config.epochs}", flush=True)
-            if changed:
-                print(f"otherwise than before: {', '.join(changed)}", flush=True)
         try:
             fit(run, stop)
         finally:
@@ -116,6 +113,13 @@ def _fit_entry(
         start_as(teacher, model, loader, config.fit_entry)
         rate = DESCENT_RATE if config.bridge in LINEAR_BRIDGES else RATE_FROM_RANDOM
     descend(teacher, model, loader, config.fit_steps, precision, rate)
+
+
+def _say_going_on(config: TrainConfig, progress: Progress) -> None:
+    """While the run's folder still has the settings that it was stopped with."""
+    print(f"going on after epoch {progress.epoch} of {config.epochs}", flush=True)
+    if changed := changes(config):
+        print(f"otherwise than before: {', '.join(changed)}", flush=True)
 
 
 def _open_journal(config: TrainConfig, folder: Path, progress: Progress) -> Journal:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from latentface.codecs.base import known_codecs
+from latentface.codecs.base import may_read
 from latentface.data.pretrained import codec_near, pretrained
 from latentface.errors import LatentFaceError
 from latentface.model.checkpoint import Checkpoint, load_checkpoint, load_strictly
@@ -76,8 +76,7 @@ def load_weight(checkpoint: Checkpoint, model: RetinaFace, codec: str) -> None:
 
 def _check_codec(weight: str, theirs: str, codec: str, projection: int) -> None:
     """Another codec's linear maps are refused: they are found by model index or rate, which any codec may have."""
-    known = known_codecs(theirs)
-    if not known or known_codecs(codec) <= known:
+    if may_read(theirs, codec):
         return
     text = f"{weight} was trained on latents of {theirs}, these are of {codec}"
     if projection:
