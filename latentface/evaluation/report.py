@@ -298,7 +298,7 @@ def draw(curves: Curves, faces: str, title: str = "") -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")  # curves rise from the left and lie high
     else:
         axes.text(0.5, 0.5, "bits per pixel are unknown", ha="center", transform=axes.transAxes)
     return figure
