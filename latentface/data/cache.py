@@ -101,7 +101,8 @@ class Cache:
             except FileNotFoundError as error:
                 raise LatentFaceError(f"{blob.url}: not there (any more); pack or upload it again") from error
             _verify(blob, part)
-            part.replace(path)
+            with turn_at(self.folder / "locks" / "all"):  # who lists the blobs to make room would miss one in between
+                part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
